@@ -196,9 +196,13 @@
 //!   pieces that were compared with their checksums, whoever reads it. Once whole it is an entry as any other.
 //! * The mirror that follows begins with the packs of that entry and the refs of the head (`jobs::planted`): so servers
 //!   that began with one of them go on with its packs, and what they build has one `ETag`.
+//! * What was shared is looked at now and then (`jobs::store_look`): what was lost is uploaded again, and what has expired at
+//!   one server goes at all (`jobs::generation`).
 //! * A store that answers nothing is left alone for a while (`jobs::guarded`): nobody waits for it.
 //! * The store is asked by the background plane alone. It is not believed: names and lengths are checked as they are
 //!   read, and contents by the sums that entries have anyway. Who can write there decides what is served all the same.
+//! * A server that is behind does not import what others have, as was planned: it removes all from its mirror that no ref leads
+//!   to, which needs no knowledge of what has expired.
 //! * The object format of a repository is not part of what its objects are found by: an empty server does not know it.
 //!
 //! # Rooms

@@ -22,11 +22,15 @@ use crate::snapshot::view::View;
 const ARCHIVE_FORMAT: u8 = 6;
 
 /// What two servers must have in common for the one to take the other's snapshots.
-pub(super) fn kind(level: i32) -> String {
+pub(super) fn kind(level: i32, follow: &[String]) -> String {
     let mut parts = Parts::default();
     parts.add(&[ARCHIVE_FORMAT]);
     parts.add(&VERSION.to_le_bytes());
     parts.add(&made_with(level));
+    // What is not followed is in no mirror that another one's begins with.
+    follow
+        .iter()
+        .for_each(|pattern| parts.add(pattern.as_bytes()));
     let digest: [u8; 32] = parts.0.finalize().into();
     digest[..8]
         .iter()

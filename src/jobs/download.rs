@@ -1,6 +1,6 @@
 //! The files of a snapshot, on their way from the store to an entry in the making, and to those who read it meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -24,8 +24,8 @@ use crate::manifest::parts::part_name;
 use crate::repos::repo::Repo;
 use crate::store::remote::entry::Incoming;
 use crate::store::remote::head::{Head, Snapshot};
-use crate::store::remote::key::Place;
-use crate::store::remote::objects::Objects;
+use crate::store::remote::key::{PartKey, Place};
+use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::plan::{Plan, Ready, Stretch};
 use crate::store::remote::publish::SystemRandom;
 use crate::store::remote::sums::Sums;
@@ -44,14 +44,20 @@ pub(super) struct Known {
 pub(super) struct Files {
     plan: Plan,
     meta: Meta,
-    /// The keys of the linked files and of the spool file, in this order.
-    keys: Vec<String>,
+    /// Where the linked files and the spool file are, in this order.
+    parts: Vec<Arc<Part>>,
+}
+
+/// A part, and its object.
+struct Part {
+    key: PartKey,
+    object: String,
 }
 
 /// The same once they are made here, still empty.
 pub(super) struct Made {
     plan: Plan,
-    keys: Vec<String>,
+    parts: Vec<Arc<Part>>,
     files: Vec<Arc<Incoming>>,
     archive: Arc<Archive>,
     staging: Unkept,
@@ -85,21 +91,27 @@ impl Files {
         let linked = meta.linked.iter();
         let linked = linked.map(|linked| (&linked.path, linked.bytes));
         let files = linked.chain([(&meta.spool, meta.spool_bytes())]);
-        let keys = files.map(|(path, bytes)| {
+        let (snapshot, head) = (&known.snapshot, &known.head);
+        let keys = snapshot.parts.iter().map(|key| (key.name(), key));
+        let keys: HashMap<&str, &PartKey> = keys.collect();
+        let stored = head.parts.iter().map(|part| (&part.key, part.bytes));
+        let stored: HashMap<&PartKey, u64> = stored.collect();
+        let parts = files.map(|(path, bytes)| {
             let name = part_name(path);
-            let mut keys = known.snapshot.parts.iter();
-            let key = keys.find(|key| key.name() == name);
-            let stored = key.and_then(|key| known.head.stored(key));
-            match stored.filter(|stored| stored.bytes == bytes) {
-                Some(stored) => Ok(place.part(&stored.key)),
-                None => Err(ShareError::Other {
-                    key: name.to_owned(),
-                    what: format!("the head has no such part of {bytes} bytes"),
-                }),
-            }
+            let key = keys
+                .get(name)
+                .filter(|key| stored.get(**key) == Some(&bytes));
+            let key = key.ok_or_else(|| ShareError::Other {
+                key: name.to_owned(),
+                what: format!("the head has no such part of {bytes} bytes"),
+            })?;
+            Ok::<_, ShareError>(Arc::new(Part {
+                object: place.part(key),
+                key: (*key).clone(),
+            }))
         });
         Ok(Files {
-            keys: keys.collect::<Result<_, _>>()?,
+            parts: parts.collect::<Result<_, _>>()?,
             plan: Plan::new(meta, &known.sums)?,
             meta: meta.clone(),
         })
@@ -112,7 +124,7 @@ impl Files {
         mut staging: Staging,
         open: &OpenFiles,
     ) -> Result<Made, ShareError> {
-        let Files { plan, meta, keys } = self;
+        let Files { plan, meta, parts } = self;
         let fields = meta.into_fields();
         let linked = fields
             .linked
@@ -145,7 +157,7 @@ impl Files {
         archive.placed(staging.dir().to_owned(), names, files_of_it, open);
         Ok(Made {
             plan,
-            keys,
+            parts,
             files,
             archive,
             staging: Unkept(Some(staging)),
@@ -249,12 +261,12 @@ impl Download {
                 return;
             };
             let file = self.made.files[stretch.file].clone();
-            let key = self.made.keys[stretch.file].clone();
+            let part = self.made.parts[stretch.file].clone();
             let (objects, turns) = (self.objects.clone(), self.turns.clone());
             self.running.spawn_local(async move {
                 // The semaphore is never closed, so this only waits.
                 let _turn = turns.acquire_owned().await;
-                let fetched = fetch(&objects, &key, &stretch, file).await;
+                let fetched = fetch(&objects, &part, &stretch, file).await;
                 (stretch, fetched)
             });
         }
@@ -292,13 +304,13 @@ impl Download {
 /// Downloads a stretch, compares it with its checksums and writes it to its place.
 async fn fetch(
     objects: &Guarded,
-    key: &str,
+    part: &Arc<Part>,
     stretch: &Stretch,
     file: Arc<Incoming>,
 ) -> Result<(), ShareError> {
     let mut tries = 1;
     loop {
-        let fetched = fetch_once(objects, key, stretch, file.clone()).await;
+        let fetched = fetch_once(objects, part, stretch, file.clone()).await;
         match fetched {
             Err(why) if tries < REMOTE_TRIES_MAX && !why.is_disk_full() => {
                 let wait_ms = PIECE_RETRY_MS << tries;
@@ -313,15 +325,25 @@ async fn fetch(
 
 async fn fetch_once(
     objects: &Guarded,
-    key: &str,
+    part: &Arc<Part>,
     stretch: &Stretch,
     file: Arc<Incoming>,
 ) -> Result<(), ShareError> {
-    let bytes = objects.get_range(key, stretch.range.clone()).await?;
-    let (key, stretch) = (key.to_owned(), stretch.clone());
+    let broken = |part: &Part, how| ShareError::Broken {
+        part: part.key.clone(),
+        how,
+    };
+    let got = objects.get_range(&part.object, stretch.range.clone());
+    let bytes = match got.await {
+        Err(ObjectError::Absent { .. }) => {
+            return Err(broken(part, "it is not there, or not all of it".into()));
+        }
+        got => got?,
+    };
+    let (part, stretch) = (part.clone(), stretch.clone());
     let put = spawn_blocking(move || {
         if let Err(at) = stretch.check(&bytes) {
-            return Err(ShareError::Damaged { key, at });
+            return Err(broken(&part, format!("it is damaged at {at}")));
         }
         Ok(file.put(&bytes, stretch.range.start)?)
     });

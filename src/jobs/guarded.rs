@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::breaker::{Breaker, Outcome};
-use crate::store::remote::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use crate::store::remote::objects::{
+    Condition, Content, Found, Listed, ObjectError, Objects, Version,
+};
 use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
 
 /// See the module's text.
@@ -101,6 +103,8 @@ impl Guarded {
         let answer = answer.await;
         asked.outcome = match &answer {
             Err(ObjectError::Failed { .. }) => Outcome::Failed,
+            // It may not even have been asked.
+            Err(ObjectError::Local { .. }) => Outcome::Left,
             _ => Outcome::Answered,
         };
         if asked.outcome == Outcome::Failed {
@@ -127,11 +131,7 @@ impl Objects for Guarded {
         let answer = self.objects.upload(key, content);
         self.ask(StoreRequest::Upload, ("upload", key), answer)
             .await?;
-        let bytes = match content {
-            Content::Bytes(bytes) => bytes.len() as u64,
-            Content::File(_, bytes) => *bytes,
-        };
-        self.meter.add(Event::StoreUploadedBytes, bytes);
+        self.meter.add(Event::StoreUploadedBytes, content.bytes());
         Ok(())
     }
 
@@ -150,7 +150,7 @@ impl Objects for Guarded {
         Ok(bytes)
     }
 
-    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+    async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         let answer = self.objects.list(dir);
         self.ask(StoreRequest::List, ("list", dir), answer).await
     }

@@ -2,11 +2,12 @@
 //! read, and no git runs. It is produced as a build produces one: whoever asks meanwhile follows it, each byte is read
 //! once, and its frontier moves over what was compared with its checksum, and over nothing else.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
@@ -18,10 +19,14 @@ use crate::manifest::outline::OUTLINE_NAME;
 use crate::manifest::parts::{MANIFEST_NAME, Manifest};
 use crate::manifest::want::Want;
 use crate::repos::repo::{RefsEpoch, Repo};
+use crate::store::remote::broken::mark_broken;
+use crate::store::remote::head::Snapshot;
 use crate::store::remote::key::{
     META, OUTLINE, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
 };
-use crate::store::remote::publish::Base;
+use crate::store::remote::listing::Listing;
+use crate::store::remote::objects::ObjectError;
+use crate::store::remote::publish::SystemRandom;
 use crate::store::remote::sums::Sums;
 use crate::telemetry::metrics::{Event, ImportResult};
 
@@ -67,6 +72,8 @@ impl Jobs {
             }
             Err(why) => {
                 self.note_not_imported(repo, &why);
+                // Whoever asks does not wait for that.
+                spawn_local(self.clone().tell_broken(repo.clone(), None, why));
                 None
             }
         }
@@ -80,7 +87,7 @@ impl Jobs {
     ) -> Result<Option<Import>, ShareError> {
         let (place, began) = (place_of(repo), Instant::now());
         let wait_ms = STORE_FIRST_WAIT_MS;
-        let known = known(shared, &place, want);
+        let known = known(shared, (&repo.name, &place), want);
         let known = tokio::time::timeout(Duration::from_millis(wait_ms), known).await;
         let Some(known) = known.map_err(|_| ShareError::Slow { wait_ms })?? else {
             return Ok(None);
@@ -91,9 +98,13 @@ impl Jobs {
         let (catalog, name) = (self.catalog.clone(), repo.name.clone());
         let open_files = self.shop.open_files.clone();
         let staging = spawn_blocking(move || catalog.state.staging()).await??;
-        let files = Files::new(&place, &known)?;
-        let made = spawn_blocking(move || files.make(name, staging, &open_files));
-        let mut download = Download::new(made.await??, shared);
+        let at = place.clone();
+        let made = spawn_blocking(move || {
+            let made = Files::new(&at, &known)?.make(name, staging, &open_files)?;
+            Ok::<_, ShareError>((made, known))
+        });
+        let (made, known) = made.await??;
+        let mut download = Download::new(made, shared);
         let archive = download.archive();
         archive.set_seen_elsewhere(known.snapshot.compared_unix_ms.max(1));
         archive.set_offered(true);
@@ -141,6 +152,7 @@ impl Jobs {
     ) -> Option<(Arc<Archive>, RefsEpoch)> {
         let shared = self.shared.as_ref()?;
         let (archive, epoch, began) = (import.archive(), import.epoch, import.began);
+        let snapshot = import.known.snapshot.clone();
         match self.finish_import_now(shared, repo, import).await {
             Ok(()) => {
                 self.meter.add(Event::Import(ImportResult::Done), 1);
@@ -153,6 +165,7 @@ impl Jobs {
                 // What is shared may be broken for good.
                 repo.notes.set_broken_off();
                 self.note_not_imported(repo, &why);
+                spawn_local(self.clone().tell_broken(repo.clone(), Some(snapshot), why));
                 None
             }
         }
@@ -191,10 +204,55 @@ impl Jobs {
     }
 }
 
+impl Jobs {
+    /// Says in the head what was found broken of a snapshot, so that others do without it and who has it uploads it again.
+    async fn tell_broken(
+        self: Rc<Self>,
+        repo: Arc<Repo>,
+        snapshot: Option<Snapshot>,
+        why: ShareError,
+    ) {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_readonly) else {
+            return;
+        };
+        let place = place_of(&repo);
+        let mut broken = BTreeSet::new();
+        match why {
+            ShareError::Broken { part, .. } => drop(broken.insert(part)),
+            // A store says in its own words that a part is shorter than it was.
+            ShareError::Object(ObjectError::Failed { .. }) => {}
+            _ => return,
+        }
+        let told = async {
+            if let Some(snapshot) = snapshot {
+                let base = shared.base(&repo.name, &place).await?;
+                let listing = Listing::read(&shared.objects, &place).await?;
+                broken.extend(base.head.lost(&snapshot, &listing).cloned());
+            }
+            let random = &mut SystemRandom;
+            let told = mark_broken(&shared.objects, &place, &broken, random).await?;
+            Ok::<_, ShareError>(told)
+        };
+        match told.await {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(repository = &*repo.name, "others write all the time"),
+            Err(why) => {
+                let (repository, why) = (&*repo.name, causes(&why));
+                tracing::warn!(repository, "others are not told what is broken: {why}");
+            }
+        }
+    }
+}
+
 /// Reads what is known of a snapshot; nothing if there is none.
-async fn known(shared: &Shared, place: &Place, want: &Want) -> Result<Option<Known>, ShareError> {
-    let head = Base::read(&shared.objects, place).await?.head;
-    let Some(snapshot) = head.current(&shared.about(want)).cloned() else {
+async fn known(
+    shared: &Shared,
+    (name, place): (&Arc<str>, &Place),
+    want: &Want,
+) -> Result<Option<Known>, ShareError> {
+    let head = shared.base(name, place).await?.head;
+    let current = head.current(&shared.about(want));
+    let Some(snapshot) = current.filter(|it| head.is_valid(it)).cloned() else {
         return Ok(None);
     };
     let part = |kind: &'static str| {
@@ -209,16 +267,18 @@ async fn known(shared: &Shared, place: &Place, want: &Want) -> Result<Option<Kno
         shared.small(place, part(META)?, meta_name),
         shared.small(place, part(SUMS)?, sums_name)
     );
-    let meta_bytes = meta?;
-    let meta = Meta::decode(&meta_bytes)?;
-    let sums = Sums::decode(&sums?)?;
-    Ok(Some(Known {
-        head,
-        snapshot,
-        meta,
-        sums,
-        meta_bytes,
-    }))
+    let (meta_bytes, sums) = (meta?, sums?);
+    // They may be long.
+    let decoded = spawn_blocking(move || {
+        Ok::<_, ShareError>(Known {
+            head,
+            snapshot,
+            meta: Meta::decode(&meta_bytes)?,
+            sums: Sums::decode(&sums)?,
+            meta_bytes,
+        })
+    });
+    Ok(Some(decoded.await??))
 }
 
 /// The files beside the metadata. What clients are told must be of this snapshot.
@@ -229,7 +289,12 @@ async fn aside(
 ) -> Result<Vec<(&'static str, Vec<u8>)>, ShareError> {
     let key = &known.snapshot.manifest;
     let manifest = shared.small(place, key, manifest_name).await?;
-    let is_of_it = Manifest::unpack(&manifest).is_ok_and(|manifest| manifest.id == known.meta.id);
+    let id = known.meta.id;
+    let unpacked = spawn_blocking(move || {
+        let is_of_it = Manifest::unpack(&manifest).is_ok_and(|manifest| manifest.id == id);
+        (manifest, is_of_it)
+    });
+    let (manifest, is_of_it) = unpacked.await?;
     if !is_of_it {
         return Err(ShareError::Other {
             key: key.to_string(),

@@ -11,9 +11,10 @@ use tokio::task::spawn_blocking;
 use super::flights::take_duty;
 use super::state::Jobs;
 use crate::limits::{LEFT_TRIES_MAX, MAINTENANCE_LIMIT_MS};
-use crate::mirror::{Aside, Expired, Locks};
+use crate::mirror::{Aside, Expired, Git, Locks, MirrorError};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
+use crate::telemetry::metrics::Cause;
 
 /// The locks of a repository that an expiry takes.
 pub(super) fn locks(repo: &Repo) -> Locks<'_> {
@@ -40,6 +41,53 @@ impl Jobs {
         if self.permissions.of_repository(&repo.name).is_none() {
             return Ok(());
         }
+        let expire = async |git: &Git| git.expire_left(&repo.mirror, locks(repo)).await;
+        match self.remove_left(repo, &expire).await? {
+            None => self.end_gone(repo).await,
+            Some(_) => {
+                self.note_removed(repo);
+                tracing::info!(repository = &*repo.name, "removed what its refs have left");
+                repo.notes.set_swept();
+            }
+        }
+        Ok(())
+    }
+
+    /// The same once some other server has had something expire, whatever is known here of what refs have left: by what the
+    /// upstream has now, which was just compared.
+    pub(super) async fn leave_expired(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), StartError> {
+        let expire = async |git: &Git| {
+            let expired = git.expire_unreached(&repo.mirror, locks(repo));
+            expired.await.map(Some)
+        };
+        let is_gone = matches!(
+            self.remove_left(repo, &expire).await?,
+            Some(Expired::Objects(_))
+        );
+        if is_gone || has_gone_packs(repo).await {
+            self.catalog.retired.refuse(&repo.name);
+            self.note_removed(repo);
+            tracing::info!(
+                repository = &*repo.name,
+                "removed what has expired elsewhere"
+            );
+            self.rebuild(repo, Cause::Timer);
+        }
+        Ok(())
+    }
+
+    fn note_removed(&self, repo: &Repo) {
+        repo.aside.set(Aside::default());
+        self.end_expired(repo.set_expired());
+        self.mirror_changed(repo);
+    }
+
+    /// Has a mirror expire, however often something is in the way; an error says that something may be there still.
+    async fn remove_left(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        expire: &impl AsyncFn(&Git) -> Result<Option<Expired>, MirrorError>,
+    ) -> Result<Option<Expired>, StartError> {
         for _ in 0..LEFT_TRIES_MAX {
             // Packs that others join meanwhile would have what is to go.
             let _maintaining = take_duty(&self.maintaining, &repo.name).await;
@@ -47,23 +95,15 @@ impl Jobs {
             let git = self
                 .git
                 .with_time(Duration::from_millis(MAINTENANCE_LIMIT_MS));
-            match git.expire_left(&repo.mirror, locks(repo)).await {
-                Ok(None) => return self.end_gone(repo).await,
-                Ok(Some(Expired::Nothing | Expired::Objects(_))) => {
-                    repo.aside.set(Aside::default());
-                    self.end_expired(repo.set_expired());
-                    self.mirror_changed(repo);
-                    tracing::info!(repository = &*repo.name, "removed what its refs have left");
-                    repo.notes.set_swept();
-                    return Ok(());
-                }
+            match expire(&git).await {
                 // Whoever takes what is kept nowhere may take hours for it.
                 Ok(Some(Expired::Busy)) => repo.end_live_only("what refs have left is to go first"),
                 Ok(Some(Expired::AnnexBroken)) => self.give_up_annex(repo).await,
+                Ok(expired) => return Ok(expired),
                 Err(e) => {
                     tracing::error!(
                         repository = &*repo.name,
-                        "what its refs have left stays, so nothing is served: {e}"
+                        "what its refs have left stays: {e}"
                     );
                     return Err(stays(repo));
                 }
@@ -71,28 +111,29 @@ impl Jobs {
         }
         tracing::warn!(
             repository = &*repo.name,
-            "what its refs have left stays, so nothing is served: its packs are being read where they are"
+            "what its refs have left stays: its packs are being read where they are"
         );
         Err(stays(repo))
     }
 
     /// Once in this process: archives of an earlier one that have packs which the mirror has no more are not served,
     /// for it may have ended before it could say so.
-    async fn end_gone(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), StartError> {
-        if repo.notes.set_swept() {
-            return Ok(());
-        }
-        let (archives, mirror) = (repo.archives(), repo.mirror.clone());
-        let looked = spawn_blocking(move || {
-            let files = archives.iter().filter_map(|archive| archive.names());
-            let mut packs = files
-                .flat_map(|names| &names.linked)
-                .filter(|linked| linked.path.ends_with(".pack"));
-            packs.any(|pack| !mirror.join(&pack.path).exists())
-        });
-        if looked.await.unwrap_or(true) {
+    async fn end_gone(self: &Rc<Self>, repo: &Arc<Repo>) {
+        if !repo.notes.set_swept() && has_gone_packs(repo).await {
             self.end_expired(repo.set_expired());
         }
-        Ok(())
     }
+}
+
+/// Whether something is served of packs that the mirror has no more.
+async fn has_gone_packs(repo: &Arc<Repo>) -> bool {
+    let (archives, mirror) = (repo.archives(), repo.mirror.clone());
+    let looked = spawn_blocking(move || {
+        let files = archives.iter().filter_map(|archive| archive.names());
+        let mut packs = files
+            .flat_map(|names| &names.linked)
+            .filter(|linked| linked.path.ends_with(".pack"));
+        packs.any(|pack| !mirror.join(&pack.path).exists())
+    });
+    looked.await.unwrap_or(true)
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::flights::{Duty, take_duty};
-use super::left::locks;
 use super::state::Jobs;
 use super::upkeep::{Ended, Try, Use};
 use crate::archive::place::Archive;
@@ -37,7 +36,7 @@ fn joined(joined: Joined) -> Option<MaintenanceResult> {
 }
 
 /// The time by the clock that dates what is noted: it does not go back.
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms())
 }
 
@@ -186,10 +185,9 @@ impl Jobs {
 
     /// Removes what no ref has led to for long, from the mirror and from what is served.
     async fn expire(self: &Rc<Self>, repo: &Arc<Repo>, git: &Git) -> Option<MaintenanceResult> {
-        let expiry = self.config.unreachable_expiry;
         // Its packs do not go meanwhile.
         let _keeping_annex = take_duty(&self.keeping_annex, &repo.name).await;
-        let made = git.expire(&repo.mirror, locks(repo), expiry, now()).await;
+        let made = self.expire_mirror(repo, git).await;
         if let Ok(Expired::AnnexBroken) = &made {
             tracing::error!(
                 repository = &*repo.name,

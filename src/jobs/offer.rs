@@ -13,18 +13,15 @@ use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
-use crate::limits::{
-    OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS, REMOTE_KEPT_MS,
-};
+use crate::limits::{OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS};
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::store::remote::change::Change;
-use crate::store::remote::collect::{Swept, sweep};
 use crate::store::remote::entry::describe;
-use crate::store::remote::head::Condemned;
-use crate::store::remote::key::{Place, refs_name};
+use crate::store::remote::key::{hex, refs_name};
+use crate::store::remote::listing::Listing;
 use crate::store::remote::objects::Content;
-use crate::store::remote::publish::{Base, Published, SystemRandom, Uploads};
+use crate::store::remote::publish::{Published, SystemRandom, Uploads};
 use crate::telemetry::metrics::{Cause, Event, OfferResult};
 
 impl Jobs {
@@ -75,6 +72,13 @@ impl Jobs {
                 .await;
             drop(turn);
             let repository = &*repo.name;
+            let current = repo.archive_of(&archive.want);
+            let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, &archive));
+            let offered = match offered {
+                // Its files may have left.
+                Err(_) if !is_current => Ok(OfferResult::Superseded),
+                offered => offered,
+            };
             match offered {
                 Ok(result) => {
                     self.meter.add(Event::Offer(result), 1);
@@ -107,11 +111,11 @@ impl Jobs {
     ) -> Result<OfferResult, ShareError> {
         let place = place_of(repo);
         for _ in 0..OFFER_ROUNDS_MAX {
-            let base = Base::read(&shared.objects, &place).await?;
             let (read, read_unix_ms) = (Instant::now(), unix_ms());
+            let (base, generation) = self.at_generation(shared, repo, &place).await?;
             let (dir, about) = (archive.dir(), shared.about(&archive.want));
-            let current = base.head.current(&about);
-            if current.is_some_and(|current| current.id == archive.id.as_str()) {
+            let listing = Listing::read(&shared.objects, &place).await?;
+            if base.head.shows(&about, &hex(&archive.shown), &listing) {
                 return Ok(OfferResult::Known);
             }
             let sums = shared.sums.clone();
@@ -134,19 +138,17 @@ impl Jobs {
                 (described.packs, name)
             });
             let change = Change {
+                generation,
                 mirror,
                 snapshots: vec![described.snapshot],
             };
             let stamp = (&mut SystemRandom, unix_ms());
-            let what = (&change, &contents);
-            let published = uploads.publish(&shared.objects, &place, &base, what, stamp);
+            let (there, what) = ((&base, &listing), (&change, &contents));
+            let published = uploads.publish(&shared.objects, &place, there, what, stamp);
             match published.await? {
-                Published::Done(_) => {
-                    self.collect(shared, &place).await;
-                    return Ok(OfferResult::Done);
-                }
+                Published::Done(_) => return Ok(OfferResult::Done),
                 Published::Already => return Ok(OfferResult::Known),
-                Published::Lost(_) => {}
+                Published::Lost(_) | Published::Behind => {}
             }
         }
         Err(ShareError::Busy)
@@ -165,28 +167,6 @@ impl Handle<Jobs> {
             let _ = done.send(());
         });
         let _ = is_done.recv_timeout(limit);
-    }
-}
-
-impl Jobs {
-    /// Removes what nothing names any more. What is not done is done the next time.
-    async fn collect(&self, shared: &Shared, place: &Place) {
-        let now_unix_ms = unix_ms();
-        let is_due = |condemned: &Condemned| {
-            now_unix_ms.saturating_sub(condemned.since_unix_ms) >= REMOTE_KEPT_MS
-        };
-        let stamp = (&mut SystemRandom, now_unix_ms);
-        let repository = format!("{}/{}", place.identity.host, place.identity.path);
-        match sweep(&shared.objects, place, is_due, stamp).await {
-            Ok(Swept::Clean | Swept::Lost) => {}
-            Ok(Swept::Done { condemned, removed }) => {
-                tracing::debug!(repository, condemned, removed, "swept in the store");
-            }
-            Err(why) => {
-                let why = causes(&why);
-                tracing::warn!(repository, "not swept in the store: {why}");
-            }
-        }
     }
 }
 

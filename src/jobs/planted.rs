@@ -15,7 +15,6 @@ use crate::manifest::want::Want;
 use crate::mirror::{Git, MirrorError, Seed, packed};
 use crate::repos::repo::Repo;
 use crate::store::remote::key::refs_name;
-use crate::store::remote::publish::Base;
 
 impl Jobs {
     /// Makes a mirror of what is here and what the upstream has beside it, or a clone.
@@ -108,7 +107,7 @@ async fn refs_of(
     archive: &Archive,
 ) -> Result<Option<Vec<u8>>, ShareError> {
     let place = place_of(repo);
-    let head = Base::read(&shared.objects, &place).await?.head;
+    let head = shared.base(&repo.name, &place).await?.head;
     let current = head.current(&shared.about(&archive.want));
     let is_current = current.is_some_and(|current| current.id == archive.id.as_str());
     let packs: BTreeSet<&str> = head.packs.iter().map(|key| key.name()).collect();

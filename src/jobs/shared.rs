@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
 use super::guarded::Guarded;
@@ -15,20 +17,20 @@ use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::say::without_logins;
 use crate::io::shortage::is_disk_full;
-use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX};
+use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX, STORE_LOOKS_AT_ONCE};
 use crate::manifest::meta::MetaError;
 use crate::manifest::want::Want;
+use crate::mirror::MirrorError;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::store::files::StoreError;
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::change::About;
 use crate::store::remote::entry::EntryError;
-use crate::store::remote::key::{Identity, PartKey, Place};
+use crate::store::remote::key::{Identity, PartKey, Place, RandomId};
 use crate::store::remote::objects::{ObjectError, Objects};
-use crate::store::remote::plan::Unchecked;
-use crate::store::remote::publish::RemoteError;
-use crate::store::remote::sums::{BadSums, KnownSums};
+use crate::store::remote::publish::{Base, RemoteError};
+use crate::store::remote::sums::{BadSums, KnownSums, Unchecked};
 use crate::telemetry::metrics::Meter;
 
 /// See the module's text.
@@ -48,6 +50,27 @@ pub(super) struct Shared {
     pub(super) downloads: Arc<Semaphore>,
     /// Of files that were uploaded.
     pub(super) sums: Arc<KnownSums>,
+    /// Held by what looks at heads.
+    pub(super) looks: Semaphore,
+    /// What was seen of them.
+    pub(super) seen: RefCell<HashMap<Arc<str>, Seen>>,
+}
+
+/// What was seen of a head.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The highest sequence: a store in which it is lower was emptied, or restored.
+    sequence: u64,
+    /// It is said that it was.
+    is_said: bool,
+    /// When it was last looked at.
+    pub(super) looked: Option<Instant>,
+    /// Somebody looks now.
+    pub(super) is_looked_at: bool,
+    /// Of which write all that it names was there, and when.
+    pub(super) listed: Option<(RandomId, Instant)>,
+    /// When what nothing names was last looked for.
+    pub(super) swept: Option<Instant>,
 }
 
 /// Why a snapshot was not shared, or not taken.
@@ -65,8 +88,8 @@ pub(super) enum ShareError {
     Meta(#[from] MetaError),
     #[error("{key} is not what its name or its head says: {what}")]
     Other { key: String, what: String },
-    #[error("{key} is damaged at {at}")]
-    Damaged { key: String, at: u64 },
+    #[error("{part} is not what it should be: {how}")]
+    Broken { part: PartKey, how: String },
     #[error("the checksums of its pieces are not sound: {0}")]
     Sums(#[from] BadSums),
     #[error(transparent)]
@@ -83,6 +106,8 @@ pub(super) enum ShareError {
     Upstream(String),
     #[error("others write all the time")]
     Busy,
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
     #[error("a thread has ended: {0}")]
     Thread(#[from] tokio::task::JoinError),
 }
@@ -106,12 +131,14 @@ impl Shared {
         Some(Shared {
             objects: Guarded::new(objects?, meter.clone()),
             is_readonly: config.store.as_ref()?.is_readonly,
-            kind: kind(config.level),
+            kind: kind(config.level, &config.follow),
             offers: RefCell::default(),
             put_off: RefCell::default(),
             turns: Semaphore::new(OFFERS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             sums: Arc::default(),
+            looks: Semaphore::new(STORE_LOOKS_AT_ONCE),
+            seen: RefCell::default(),
         })
     }
 
@@ -121,6 +148,36 @@ impl Shared {
             want: want.to_string(),
             kind: self.kind.clone(),
         }
+    }
+
+    /// Reads a head. What is written on top of it goes above all that was seen.
+    pub(super) async fn base(&self, name: &Arc<str>, place: &Place) -> Result<Base, ShareError> {
+        let base = Base::read(&self.objects, place).await?;
+        let mut all = self.seen.borrow_mut();
+        if !base.is_there() && !all.contains_key(name) {
+            // Anybody can ask for what there is not.
+            return Ok(base);
+        }
+        let seen = all.entry(name.clone()).or_default();
+        let is_below = base.head.sequence < seen.sequence;
+        if is_below && !seen.is_said {
+            let (found, seen) = (base.head.sequence, seen.sequence);
+            let repository = &**name;
+            tracing::warn!(
+                repository,
+                found,
+                seen,
+                "the store was emptied or restored: what was shared is looked for again"
+            );
+        }
+        seen.is_said = is_below;
+        seen.sequence = seen.sequence.max(base.head.sequence);
+        Ok(base.above(seen.sequence))
+    }
+
+    /// What is known of a head.
+    pub(super) fn with_seen<T>(&self, name: &Arc<str>, with: impl FnOnce(&mut Seen) -> T) -> T {
+        with(self.seen.borrow_mut().entry(name.clone()).or_default())
     }
 
     /// Whether something is to be uploaded that can be, as far as is known.
@@ -139,14 +196,17 @@ impl Shared {
     ) -> Result<Vec<u8>, ShareError> {
         let part = place.part(key);
         let found = self.objects.get(&part, REMOTE_META_BYTES_MAX).await?;
-        let other = |what: &str| ShareError::Other {
-            key: key.to_string(),
-            what: what.into(),
+        let broken = |how: &str| ShareError::Broken {
+            part: key.clone(),
+            how: how.into(),
         };
-        let bytes = found.ok_or_else(|| other("it is not there"))?.bytes;
-        match name(&bytes) == key.name() {
+        let bytes = found.ok_or_else(|| broken("it is not there"))?.bytes;
+        // It may be long.
+        let named = spawn_blocking(move || (name(&bytes), bytes));
+        let (found, bytes) = named.await?;
+        match found == key.name() {
             true => Ok(bytes),
-            false => Err(other("its content has another name")),
+            false => Err(broken("its content has another name")),
         }
     }
 }

@@ -146,6 +146,7 @@ pub(crate) fn run(
         spawn_local(begin.clone().check_git());
         spawn_local(begin.clone().keep_fresh());
         spawn_local(begin.clone().keep_maintained());
+        spawn_local(begin.clone().keep_shared());
         spawn_local(begin.keep_swept());
         ready();
     })?;

@@ -1,6 +1,7 @@
 //! The object store.
 
-use super::units::HOUR_MS;
+use super::units::{HOUR_MS, SECOND_MS};
+use crate::extent::RAW_FRAME_BYTES;
 
 /// Longest head of a repository, in bytes: of 64 wants with 40 parts each it has 300 KB.
 pub const STORE_HEAD_BYTES_MAX: usize = 4 << 20;
@@ -8,6 +9,10 @@ pub const STORE_HEAD_BYTES_MAX: usize = 4 << 20;
 pub const SMALL_OBJECT_BYTES_MAX: usize = 256 << 10;
 /// So many parts a head may name, so many snapshots, and so many keys that are to go.
 pub const STORE_HEAD_ITEMS_MAX: usize = 1 << 14;
+/// So many parts it says are to be removed; others wait.
+pub const STORE_CONDEMNED_MAX: usize = 1 << 12;
+/// So many are removed at once.
+pub const REMOVALS_AT_ONCE: usize = 8;
 /// So many writes a head remembers: who has seen one that is no further behind knows whether its own was among them.
 pub const STORE_HEAD_WRITES_KEPT: usize = 32;
 /// Longest path of a repository, URL or name of a want in a head.
@@ -70,6 +75,22 @@ pub const STORE_REST_MS: u64 = 2_000;
 /// The longest such time.
 pub const STORE_REST_MAX_MS: u64 = 60_000;
 
+/// How often is seen whose head is to be looked at: what is said there, and whether what was shared is there,
+pub const STORE_LOOK_TICK_MS: u64 = 10 * SECOND_MS;
+/// of a repository in use after so long,
+pub const STORE_LOOK_IN_USE_MS: u64 = 60 * SECOND_MS;
+/// and of others.
+pub const STORE_LOOK_MS: u64 = HOUR_MS / 2;
+/// Whether all is there that a head names is looked at when somebody has written it, and once more after so long.
+pub const STORE_LIST_MS: u64 = HOUR_MS;
+/// So many heads are looked at at once.
+pub const STORE_LOOKS_AT_ONCE: usize = 4;
+/// What others may have left without a head that says so is looked for after so long.
+pub const STORE_SWEEP_MS: u64 = 24 * HOUR_MS;
+
+// A piece that is uploaded is compared with whole checksums.
+const _: () = assert!(REMOTE_PIECE_BYTES.is_multiple_of(RAW_FRAME_BYTES));
+const _: () = assert!(REMOTE_PIECE_BYTES.is_multiple_of(SUM_PIECE_BYTES));
 const _: () = assert!(DOWNLOADS_MAX as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20);
 const _: () = assert!(DOWNLOADS_AT_ONCE <= DOWNLOADS_MAX);
 const _: () = assert!(SUM_PIECE_BYTES <= DOWNLOAD_PIECE_BYTES);

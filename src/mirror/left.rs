@@ -72,21 +72,35 @@ impl Git {
                     return Ok(None);
                 }
             }
-            Left::Anything => {
-                // What was young when it was last looked through stayed then.
-                let path = mirror.to_owned();
-                let forget = move || {
-                    looked::forget(&path)
-                        .map_err(|source| MirrorError::io("forget a look at", &path, source))
-                };
-                blocking(mirror, forget).await?;
-            }
+            Left::Anything => forget_look(mirror).await?,
         }
+        self.expire_unreached_now(mirror, locks).await.map(Some)
+    }
+
+    /// The same, also where nothing is known to have been left: what a fetch that was killed has brought, what others have
+    /// put there.
+    ///
+    /// # Errors
+    /// Those of [`expire`](Self::expire); then something of it may be there.
+    pub(crate) async fn expire_unreached(
+        &self,
+        mirror: &Path,
+        locks: Locks<'_>,
+    ) -> Result<Expired, MirrorError> {
+        forget_look(mirror).await?;
+        self.expire_unreached_now(mirror, locks).await
+    }
+
+    async fn expire_unreached_now(
+        &self,
+        mirror: &Path,
+        locks: Locks<'_>,
+    ) -> Result<Expired, MirrorError> {
         // Dates of files are not finer than this on every file system.
         let now = SystemTime::now() + Duration::from_millis(LEFT_AHEAD_MS);
         let all = (Duration::ZERO, now);
-        let expired = self.expire_all(mirror, locks, all, KeepFiles::MeanNothing);
-        expired.await.map(Some)
+        self.expire_all(mirror, locks, all, KeepFiles::MeanNothing)
+            .await
     }
 
     /// Whether something that `left` lead to is reached by no ref; also where one of them is not there, for what
@@ -123,6 +137,15 @@ impl Git {
             Err(e) => Err(e),
         }
     }
+}
+
+/// What was young when it was last looked through stayed then.
+async fn forget_look(mirror: &Path) -> Result<(), MirrorError> {
+    let path = mirror.to_owned();
+    let forget = move || {
+        looked::forget(&path).map_err(|source| MirrorError::io("forget a look at", &path, source))
+    };
+    blocking(mirror, forget).await
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) mod error;
 mod exclusive;
 mod expire;
 mod files;
+mod generation;
 pub(crate) mod git;
 mod journal;
 mod left;
@@ -68,6 +69,7 @@ pub use error::MirrorError;
 pub(crate) use exclusive::{blocking_exclusive, exclusive_soon};
 pub(crate) use expire::next_expiry_unix_ms;
 pub use expire::{Expired, Locks};
+pub(crate) use generation::Generation;
 pub use git::{Git, TimeLimits};
 #[doc(hidden)]
 pub use listing::{Listing, listed};

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use gix::bstr::ByteSlice;
+
 use super::bucket_server::{BucketServer, Fault};
 use super::support::client::{End, Response};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
+use super::support::rng::Rng;
 use super::support::server::{Server, Settings};
 use super::support::wait;
 use super::{begin, expect_clone, hit, push_and_fetch, small_lab};
@@ -132,7 +135,8 @@ fn what_is_damaged_in_the_store_is_not_served() {
     wait_shared(&first, 1);
     first.stop();
     lab.hide("small");
-    let server = other(&lab, "empty", &["--store", &url]);
+    // One that writes would have the others do without it.
+    let server = other(&lab, "empty", &["--store", &url, "--store-readonly"]);
     let target = lab::target("small");
     let mut parts = parts(&lab);
     // Refs are for mirrors.
@@ -178,6 +182,134 @@ fn what_is_damaged_in_the_store_is_not_served() {
     let taken = server.get(&target).expect(200);
     assert_eq!(taken.head.etag(), built.head.etag());
     assert!(taken.body == built.body, "other bytes");
+}
+
+/// What was lost, or has rotted, or all of it: who has it uploads it again, and nobody is held up by it twice.
+#[test]
+fn what_is_lost_in_the_store_is_uploaded_again() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let store = ["--store", &*url];
+    let settings = lab.settings().with(&store).with_fault("store-look-ms=100");
+    let first = settings.start();
+    let built = hit(&first, "small");
+    wait_shared(&first, 1);
+    let target = lab::target("small");
+    let pack = |lab: &Lab| {
+        let mut packs = parts(lab).into_iter();
+        let is_pack = |path: &PathBuf| path.to_str().unwrap().contains(".pack.");
+        packs.rfind(is_pack).expect("a pack")
+    };
+    let mut taken = 0;
+    let mut expect_taken = |what: &str| {
+        taken += 1;
+        let server = other(&lab, &format!("taker{taken}"), &store);
+        let answer = server.get(&target).expect(200);
+        assert_eq!(answer.head.etag(), built.head.etag(), "{what}");
+        assert!(answer.body == built.body, "{what}: other bytes");
+        assert_eq!(server.builds("complete"), 0, "{what}");
+    };
+    // Somebody removes a part.
+    fs::remove_file(pack(&lab)).unwrap();
+    wait_shared(&first, 2);
+    expect_taken("a lost part");
+
+    // One rots, of which a listing tells nothing: who comes upon it says so, and does without it.
+    let rotten = pack(&lab);
+    let mut bytes = fs::read(&rotten).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&rotten, bytes).unwrap();
+    let finder = other(&lab, "finder", &store);
+    finder.get(&target);
+    wait_shared(&first, 3);
+    let again = finder.get(&target).expect(200);
+    expect_clone(&lab, "small", &again.body);
+    expect_taken("a rotten part");
+    drop(finder);
+
+    // All of it.
+    fs::remove_dir_all(lab.scratch("store/v1")).unwrap();
+    first.wait_logged("the store was emptied or restored");
+    wait_shared(&first, 4);
+    expect_taken("all of it");
+}
+
+/// Whether bytes stand in some file below a directory.
+fn is_below(dir: &Path, bytes: &[u8]) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return fs::read(dir).is_ok_and(|file| file.find(bytes).is_some());
+    };
+    let mut entries = entries.flatten();
+    entries.any(|entry| is_below(&entry.path(), bytes))
+}
+
+/// What expires at one server is gone at all that share a store, and from there, and nobody brings it back who was not
+/// there at the time: neither one whose own expiry is far off, nor one that was stopped.
+#[test]
+fn what_expires_at_one_server_is_gone_everywhere() {
+    let lab = small_lab();
+    let (upstream, url, target) = (lab.upstream("small"), store_of(&lab), lab::target("small"));
+    let before = super::git::text(&upstream, &["rev-parse", "refs/heads/main"]);
+    let often = "store-look-ms=200,store-kept-ms=1000";
+    let store = ["--store", &*url, "--fetch-interval", "720h"];
+    let soon = ["--maintenance-idle", "1s", "--unreachable-expiry", "4s"];
+    let settings = lab.settings().with(&store).with(&soon).with_fault(often);
+    let first = settings.start();
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    let secret = Rng::new(12).bytes(3000);
+    let id = push_and_fetch(&lab, &first, "small", "secret.bin", &secret);
+    wait_shared(&first, 2);
+    let start = |name: &str| {
+        let settings = Settings {
+            state: lab.scratch(name),
+            ..lab.settings()
+        };
+        settings.with(&store).with_fault(often).start()
+    };
+    let (second, third) = (start("second"), start("third"));
+    for server in [&second, &third] {
+        let taken = server.get(&target).expect(200);
+        assert_eq!(taken.head.get("x-cachew-snapshot-commit"), Some(&*id));
+        server.wait_logged("\"shared\":true");
+    }
+    third.stop();
+    let part = &secret[1000..1100];
+    let homes = [lab.state(), lab.scratch("second"), lab.scratch("third")];
+    let homes = homes.map(|home| home.join("mirrors"));
+    for home in homes.iter().chain([&lab.scratch("store")]) {
+        assert!(is_below(home, part), "{}", home.display());
+    }
+    super::git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
+    super::git::run(&upstream, &["gc", "--quiet", "--prune=now"]);
+    push_and_fetch(&lab, &first, "small", "fixed.txt", b"fixed\n");
+    let wait_gone = |home: &Path| {
+        let what = format!("it is gone from {}", home.display());
+        wait::until_within(&what, 3 * wait::DEADLINE, || {
+            (!is_below(home, part)).then_some(())
+        });
+    };
+    wait_gone(&lab.scratch("store"));
+    wait_gone(&homes[0]);
+    wait_gone(&homes[1]);
+    second.wait_logged("removed what has expired elsewhere");
+    let by_id = format!("{target}?commit={id}");
+    second.get(&by_id).expect(404);
+    expect_clone(&lab, "small", &hit(&second, "small").body);
+    let third = start("third");
+    third.wait_logged("removed what has expired elsewhere");
+    wait_gone(&homes[2]);
+    third.get(&by_id).expect(404);
+    expect_clone(&lab, "small", &hit(&third, "small").body);
+    let fresh = start("fourth");
+    expect_clone(&lab, "small", &hit(&fresh, "small").body);
+    for server in [&first, &second, &third, &fresh] {
+        assert_eq!(count(server, "offers", "failed"), 0);
+    }
+    for home in homes.iter().chain([&lab.scratch("store")]) {
+        assert!(!is_below(home, part), "{} again", home.display());
+    }
 }
 
 /// What is read from a bucket is served while it comes, to however many ask, and each byte of it is read once.

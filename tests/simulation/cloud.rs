@@ -14,7 +14,7 @@ use tarpon::limits::LEASE_MS;
 use tarpon::store::remote::head::Head;
 use tarpon::store::remote::key::{PartKey, Place, RandomId};
 use tarpon::store::remote::lease::Lease;
-use tarpon::store::remote::objects::{Condition, Found, ObjectError, Objects, Version};
+use tarpon::store::remote::objects::{Condition, Found, Listed, ObjectError, Objects, Version};
 
 use super::rng::Rng;
 
@@ -45,6 +45,18 @@ pub struct Cloud {
     /// Writes of heads that happened, and what those said who made them.
     pub applied: BTreeSet<RandomId>,
     lost: BTreeSet<RandomId>,
+    /// The same of before the store was emptied or restored.
+    old: BTreeSet<RandomId>,
+    /// Parts that went when it was, or may go: they are found to be lost, and nobody can know before.
+    lost_parts: BTreeSet<String>,
+    /// What stood there some time ago.
+    saved: Option<BTreeMap<String, (Vec<u8>, u64)>>,
+    /// The last state that a head showed.
+    shown: u64,
+    /// What somebody has seen expire and told the others.
+    told: BTreeSet<u64>,
+    /// What somebody has seen expire.
+    pub expired: BTreeSet<u64>,
     /// What the archive with an id is.
     archives: BTreeMap<String, String>,
     leased_ms: u64,
@@ -99,6 +111,12 @@ impl Cloud {
             written: BTreeSet::new(),
             applied: BTreeSet::new(),
             lost: BTreeSet::new(),
+            old: BTreeSet::new(),
+            lost_parts: BTreeSet::new(),
+            saved: None,
+            shown: 0,
+            told: BTreeSet::new(),
+            expired: BTreeSet::new(),
             archives: BTreeMap::new(),
             leased_ms: 0,
             broken: None,
@@ -204,14 +222,71 @@ impl Cloud {
         if self.lost.contains(&head.write) {
             self.breaks("a write that was said to be lost is there");
         }
-        let sequence = before.as_ref().map_or(0, |head| head.sequence);
-        if head.sequence != sequence + 1 {
+        if before.is_some_and(|before| head.sequence <= before.sequence) {
             self.breaks("a head does not follow the one before");
         }
-        if before.and_then(|before| self.shown(&before)) > self.shown(&head) {
-            self.breaks("refs in the store go back");
+        if let Some(shown) = self.shown(&head) {
+            if shown < self.shown {
+                self.breaks("refs in the store go back");
+            }
+            self.shown = shown;
+        }
+        let names = head.parts.iter().map(|part| part.key.name());
+        if secrets(names).any(|secret| self.told.contains(&secret)) {
+            self.breaks("what has expired is named again");
         }
         self.check_parts();
+    }
+
+    /// A server has had these expire, and the head says so by this write.
+    pub fn note_told(&mut self, write: RandomId, secrets: &BTreeSet<u64>) {
+        if !self.old.contains(&write) {
+            self.told.extend(secrets);
+        }
+    }
+
+    /// Somebody removes all that is there.
+    pub fn empty(&mut self) {
+        self.replace_all(BTreeMap::new());
+    }
+
+    /// Somebody saves all that is there, or restores what was saved, which is another version of it then.
+    pub fn save_or_restore(&mut self) {
+        match self.saved.take() {
+            None => self.saved = Some(self.objects.clone()),
+            Some(mut saved) => {
+                self.versions += 1;
+                let version = self.versions;
+                saved.values_mut().for_each(|(_, of_it)| *of_it = version);
+                self.replace_all(saved);
+            }
+        }
+    }
+
+    fn replace_all(&mut self, objects: BTreeMap<String, (Vec<u8>, u64)>) {
+        // Who has found no head before that finds none now, and names what he uploaded then.
+        let written = self.written.iter();
+        let names = written.filter_map(|key| key.rsplit('/').next());
+        self.lost_parts.extend(names.map(str::to_owned));
+        self.old.append(&mut self.applied.clone());
+        self.late.clear();
+        // It has forgotten what it was told, until those look who know better.
+        self.told.clear();
+        self.shown = 0;
+        self.objects = objects;
+        let head = self.objects.get(&self.place.head());
+        self.head = head.map(|(bytes, _)| {
+            Rc::new(Head::decode(bytes, &self.place.identity).expect("a sound head"))
+        });
+    }
+
+    /// Whether all is there that the head names.
+    pub fn is_whole(&self) -> bool {
+        let head = self.head.as_ref();
+        head.is_some_and(|head| {
+            let mut keys = head.parts.iter().map(|part| self.place.part(&part.key));
+            keys.all(|key| self.objects.contains_key(&key))
+        })
     }
 
     /// What a head names or may have taken off its list is there.
@@ -219,7 +294,10 @@ impl Cloud {
         let Some(head) = self.head() else { return };
         let named = head.parts.iter().map(|part| &part.key);
         let condemned = head.condemned.iter().map(|condemned| &condemned.key);
-        let is_gone = |key: &&PartKey| !self.objects.contains_key(&self.place.part(key));
+        let is_gone = |key: &&PartKey| {
+            let is_lost = self.lost_parts.contains(&key.to_string());
+            !is_lost && !self.objects.contains_key(&self.place.part(key))
+        };
         if let Some(key) = named.chain(condemned).find(is_gone) {
             let what = format!("{key} is named and not there");
             self.breaks(what);
@@ -242,6 +320,9 @@ impl Cloud {
 
     /// A server says that its write was lost.
     pub fn note_lost(&mut self, write: RandomId) {
+        if self.old.contains(&write) {
+            return;
+        }
         self.lost.insert(write);
         if self.applied.contains(&write) {
             self.breaks("a write that is there is said to be lost");
@@ -271,6 +352,14 @@ impl Cloud {
             .map(str::to_owned)
             .collect()
     }
+}
+
+/// What is in packs of these names that no ref leads to, or did not always.
+pub fn secrets<'n>(names: impl Iterator<Item = &'n str>) -> impl Iterator<Item = u64> {
+    names.filter_map(|name| {
+        let of = name.strip_prefix("pack-5ec")?.strip_suffix(".pack")?;
+        of.parse().ok()
+    })
 }
 
 impl SimObjects {
@@ -369,8 +458,15 @@ impl Objects for SimObjects {
         })
     }
 
-    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
-        let listed = |cloud: &Cloud| Vec::from_iter(cloud.parts());
+    async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
+        let listed = |cloud: &Cloud| {
+            let listed = cloud.parts().into_iter().map(|name| {
+                let key = format!("{}/{name}", cloud.place.parts());
+                let bytes = cloud.objects[&key].0.len() as u64;
+                Listed { name, bytes }
+            });
+            listed.collect()
+        };
         self.ask("list", dir, listed).await
     }
 

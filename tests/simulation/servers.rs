@@ -17,16 +17,17 @@ use std::task::{Context, Waker};
 use serde_json::json;
 use tarpon::limits::{LEASE_MS, REMOTE_KEPT_MS, SMALL_OBJECT_BYTES_MAX};
 use tarpon::manifest::id::EntryId;
-use tarpon::store::remote::change::{About, Change, NewSnapshot, Uploaded};
+use tarpon::store::remote::change::{About, Change, Generation, NewSnapshot, Uploaded};
 use tarpon::store::remote::collect::{Swept, sweep};
 use tarpon::store::remote::head::{Condemned, Head};
 use tarpon::store::remote::key::{Identity, PartKey, Place, RandomId, manifest_name, refs_name};
 use tarpon::store::remote::lease::{Lease, Watch};
+use tarpon::store::remote::listing::Listing;
 use tarpon::store::remote::objects::{Condition, Objects};
 use tarpon::store::remote::publish::{Base, Contents, Draw, Published, RemoteError, Uploads};
 use tarpon::store::remote::swap::Swapped;
 
-use super::cloud::{Cloud, SimObjects, pause};
+use super::cloud::{Cloud, SimObjects, pause, secrets};
 use super::rng::Rng;
 
 const STEPS: u64 = 300;
@@ -48,13 +49,28 @@ pub enum Variant {
     BelievesRefusals,
     ExpiresByDate,
     CountsBuilds,
+    BelievesHeads,
+    ForgetsGenerations,
+    NeverTells,
 }
 
 /// What a server has on its disk.
+#[derive(Default)]
 struct Disk {
     /// The state of the upstream that it serves.
     shows: u64,
     builds: u64,
+    /// What is in its packs that was in the upstream for a while.
+    holds: BTreeSet<u64>,
+    generation: Generation,
+    /// What has expired here, of which the others are to be told.
+    due: BTreeSet<u64>,
+    is_due: bool,
+}
+
+/// A state in which the upstream has something that it has in no other.
+fn is_secret(state: u64) -> bool {
+    state % 3 == 1
 }
 
 /// Random numbers, and what is broken about them.
@@ -81,6 +97,13 @@ fn drawn(cloud: &RefCell<Cloud>) -> RandomId {
     RandomId((u128::from(high) << 64) | u128::from(low))
 }
 
+/// Which of them these are: there are few.
+fn held_mask(secrets: &BTreeSet<u64>) -> u128 {
+    secrets
+        .iter()
+        .fold(0, |mask, secret| mask | 1 << (secret / 3 % 60))
+}
+
 /// A server, until it is killed; its disk stays.
 struct Server {
     objects: SimObjects,
@@ -92,6 +115,8 @@ struct Server {
     disk: Rc<RefCell<Disk>>,
     numbers: Numbers,
     uploads: Uploads,
+    /// The highest sequence that it has seen.
+    seen: u64,
     watch: Watch,
     is_over: Rc<Cell<bool>>,
 }
@@ -99,12 +124,13 @@ struct Server {
 impl Server {
     async fn run(mut self) {
         loop {
-            let choice = self.cloud.borrow_mut().rng.below(8);
+            let choice = self.cloud.borrow_mut().rng.below(9);
             let is_over = self.is_over.get();
             match choice {
                 0 | 1 if !is_over => self.collect().await,
                 2 | 3 if !is_over => self.lease().await,
                 4 if !is_over => pause().await,
+                5 if !is_over => self.expire(),
                 _ => {
                     // What went wrong is tried again.
                     let is_done = self.publish().await.unwrap_or(false);
@@ -129,7 +155,125 @@ impl Server {
         let now = self.cloud.borrow().upstream;
         pause().await;
         self.show(now);
+        if is_secret(now) {
+            self.disk.borrow_mut().holds.insert(now);
+        }
         now
+    }
+
+    /// What no ref leads to goes, and others are to be told of it.
+    fn expire(&self) {
+        let disk = &mut *self.disk.borrow_mut();
+        let shows = disk.shows;
+        // What it has not compared yet it cannot know to be gone.
+        let stays = disk.holds.split_off(&shows);
+        let gone = std::mem::replace(&mut disk.holds, stays);
+        self.cloud.borrow_mut().expired.extend(&gone);
+        disk.is_due |= !gone.is_empty();
+        disk.due.extend(gone);
+    }
+
+    /// One whose disk is empty begins with what is shared.
+    async fn import(&self, place: &Place) -> Result<(), RemoteError> {
+        if self.disk.borrow().builds > 0 {
+            return Ok(());
+        }
+        let head = Base::read(&self.objects, place).await?.head;
+        let about = About {
+            want: "HEAD".into(),
+            kind: "1".into(),
+        };
+        let Some(current) = head.current(&about).filter(|it| head.is_valid(it)) else {
+            return Ok(());
+        };
+        let disk = &mut *self.disk.borrow_mut();
+        disk.builds += 1;
+        disk.holds = secrets(current.parts.iter().map(PartKey::name)).collect();
+        disk.generation = head.at();
+        Ok(())
+    }
+
+    /// As `jobs::generation` does: head and disk are of one generation. `None` if somebody else was faster.
+    async fn at_generation(&mut self, place: &Place) -> Result<Option<Base>, RemoteError> {
+        self.import(place).await?;
+        let base = self.read(place).await?;
+        let own = self.disk.borrow().generation;
+        if self.variant == Variant::ForgetsGenerations {
+            self.disk.borrow_mut().is_due = false;
+            self.disk.borrow_mut().generation = base.head.at();
+            return Ok(Some(base));
+        }
+        if base.head.is_later(own) {
+            let shows = self.compare().await;
+            let disk = &mut *self.disk.borrow_mut();
+            disk.holds.retain(|secret| *secret == shows);
+            disk.is_due |= !base.head.follows(own);
+            disk.generation = base.head.at();
+        }
+        let (own, due) = (
+            self.disk.borrow().generation,
+            self.disk.borrow().due.clone(),
+        );
+        let is_behind = base.is_there() && base.head.generation < own.number;
+        let is_due = self.disk.borrow().is_due;
+        if !is_due && !is_behind {
+            return Ok(Some(base));
+        }
+        let generation = match is_due {
+            false => own,
+            true => Generation {
+                number: own.number + 1,
+                raise: self.numbers.draw(),
+            },
+        };
+        if self.variant == Variant::NeverTells && !is_behind {
+            self.disk.borrow_mut().is_due = false;
+            return Ok(Some(base));
+        }
+        let change = Change {
+            generation,
+            ..Change::default()
+        };
+        let stamp = (&mut self.numbers, self.cloud.borrow().now_ms);
+        let (listing, nothing) = (Listing::default(), Contents::new());
+        let what = (&change, &nothing);
+        let mut uploads = Uploads::default();
+        let raised = uploads.publish(&self.objects, place, (&base, &listing), what, stamp);
+        match raised.await? {
+            Published::Done(write) => {
+                let cloud = &mut *self.cloud.borrow_mut();
+                cloud.note_done(write);
+                cloud.note_told(write, &due);
+            }
+            Published::Lost(write) => {
+                self.cloud.borrow_mut().note_lost(write);
+                return Ok(None);
+            }
+            Published::Already | Published::Behind => return Ok(None),
+        }
+        let disk = &mut *self.disk.borrow_mut();
+        (disk.generation, disk.due, disk.is_due) = (generation, BTreeSet::new(), false);
+        Ok(None)
+    }
+
+    async fn read(&mut self, place: &Place) -> Result<Base, RemoteError> {
+        let base = Base::read(&self.objects, place).await?;
+        self.seen = self.seen.max(base.head.sequence);
+        Ok(base.above(self.seen))
+    }
+
+    /// What is there, or what a head and this server believe is.
+    async fn list(&self, base: &Base, place: &Place) -> Result<Listing, RemoteError> {
+        if self.variant != Variant::BelievesHeads {
+            return Ok(Listing::read(&self.objects, place).await?);
+        }
+        let parts = base.head.parts.iter();
+        let condemned = base.head.condemned.iter();
+        let condemned = condemned.filter_map(|one| Some((one.key.clone(), one.bytes?)));
+        Ok(parts
+            .map(|part| (part.key.clone(), part.bytes))
+            .chain(condemned)
+            .collect())
     }
 
     fn show(&self, state: u64) {
@@ -145,31 +289,46 @@ impl Server {
         let place = self.cloud.borrow().place.clone();
         let mut base = None;
         if self.variant != Variant::ComparedBeforeHead {
-            base = Some(Base::read(&self.objects, &place).await?);
+            let Some(read) = self.at_generation(&place).await? else {
+                return Ok(false);
+            };
+            base = Some(read);
         }
         let state = self.compare().await;
         let base = match base {
             Some(base) => base,
-            None => Base::read(&self.objects, &place).await?,
+            None => match self.at_generation(&place).await? {
+                Some(base) => base,
+                None => return Ok(false),
+            },
         };
         let (change, contents) = self.build(state);
-        if base.head.says(&change) {
+        let listing = self.list(&base, &place).await?;
+        if base.head.says(&change, &listing) {
             return Ok(true);
         }
         let published = match self.variant {
-            Variant::PartsAfterHead => self.publish_head_first(&base, &change, &contents).await?,
-            Variant::BelievesRefusals => self.publish_believing(&base, &change, &contents).await?,
+            Variant::PartsAfterHead => {
+                let base = (&base, &listing);
+                self.publish_head_first(base, &change, &contents).await?
+            }
+            Variant::BelievesRefusals => {
+                let base = (&base, &listing);
+                self.publish_believing(base, &change, &contents).await?
+            }
             _ => {
                 let stamp = (&mut self.numbers, self.cloud.borrow().now_ms);
                 let what = (&change, &contents);
                 let uploads = &mut self.uploads;
+                let there = (&base, &listing);
                 uploads
-                    .publish(&self.objects, &place, &base, what, stamp)
+                    .publish(&self.objects, &place, there, what, stamp)
                     .await?
             }
         };
         match published {
             Published::Already => Ok(true),
+            Published::Behind => Ok(false),
             Published::Done(write) => {
                 self.cloud.borrow_mut().note_done(write);
                 Ok(true)
@@ -196,7 +355,12 @@ impl Server {
         };
         let packs =
             [state / 3, state].map(|of| add(format!("pack-{of}.pack"), format!("pack {of}")));
-        let packs = BTreeSet::from(packs);
+        let held = self.disk.borrow().holds.clone();
+        let held = held
+            .iter()
+            .map(|secret| add(format!("pack-5ec{secret}.pack"), format!("secret {secret}")));
+        let held = Vec::from_iter(held);
+        let packs: BTreeSet<String> = packs.into_iter().chain(held).collect();
         let refs = add(refs_name(state.to_string().as_bytes()), state.to_string());
         let frames = add(
             format!("{:032x}", state / 2),
@@ -204,16 +368,18 @@ impl Server {
         );
         let mut full = Vec::from_iter(packs.iter().cloned());
         full.push(frames.clone());
-        let mut disk = self.disk.borrow_mut();
-        disk.builds += 1;
         let made = drawn(&self.cloud);
+        self.disk.borrow_mut().builds += 1;
+        let builds = self.disk.borrow().builds;
         let salt = match self.variant {
-            Variant::CountsBuilds => u128::from(disk.builds),
+            Variant::CountsBuilds => u128::from(builds),
             _ => made.0,
         };
         let tip = add(format!("pack-tip{made}.pack"), format!("tip {made}"));
         let id = |of: u128| EntryId::from_bytes(of.to_be_bytes());
-        let full_id = id(u128::from(state) << 1);
+        // Of the same refs and other packs another archive is made.
+        let of_packs = held_mask(&self.disk.borrow().holds);
+        let full_id = id((of_packs << 64 | u128::from(state)) << 1);
         let tip_id = id(salt << 1 | 1);
         let snapshots = [
             ("HEAD", full_id, full),
@@ -228,6 +394,7 @@ impl Server {
                     kind: "1".into(),
                 },
                 id,
+                shows: state.to_string(),
                 manifest: add(manifest_name(text.as_bytes()), text),
                 parts,
                 compared_unix_ms: 0,
@@ -237,6 +404,7 @@ impl Server {
         let is_asked_for = made.0.is_multiple_of(3);
         let count = if is_asked_for { 2 } else { 1 };
         let change = Change {
+            generation: self.disk.borrow().generation,
             mirror: Some((Vec::from_iter(packs), refs)),
             snapshots: snapshots.into_iter().take(count).collect(),
         };
@@ -246,10 +414,10 @@ impl Server {
     /// Keys for all that a change names, and the head that names them.
     fn draw_up(
         &mut self,
-        base: &Base,
+        (base, listing): (&Base, &Listing),
         change: &Change,
         contents: &Contents<Vec<u8>>,
-    ) -> (Head, BTreeMap<String, Uploaded>) {
+    ) -> Option<(Head, BTreeMap<String, Uploaded>)> {
         let mut uploaded = BTreeMap::new();
         for name in change.names() {
             let (bytes, removals) = (contents[name].0, base.head.removals);
@@ -263,8 +431,9 @@ impl Server {
         }
         let lengths = |name: &str| contents.get(name).map(|(bytes, _)| *bytes);
         let stamp = (self.numbers.draw(), self.now_unix_ms());
-        let next = base.head.with(change, lengths, &uploaded, stamp);
-        (next.expect("all is there"), uploaded)
+        let there = (listing, &uploaded);
+        let next = base.head.with(change, lengths, there, stamp);
+        Some((next.ok()?, uploaded))
     }
 
     async fn upload(
@@ -282,12 +451,15 @@ impl Server {
 
     async fn publish_head_first(
         &mut self,
-        base: &Base,
+        (base, listing): (&Base, &Listing),
         change: &Change,
         contents: &Contents<Vec<u8>>,
     ) -> Result<Published, RemoteError> {
         let place = self.cloud.borrow().place.clone();
-        let (next, parts) = self.draw_up(base, change, contents);
+        let drawn = self.draw_up((base, listing), change, contents);
+        let Some((next, parts)) = drawn else {
+            return Ok(Published::Behind);
+        };
         let swapped = base.swap(&self.objects, &place, &next).await?;
         self.upload(&parts, contents).await?;
         Ok(match swapped {
@@ -298,12 +470,15 @@ impl Server {
 
     async fn publish_believing(
         &mut self,
-        base: &Base,
+        (base, listing): (&Base, &Listing),
         change: &Change,
         contents: &Contents<Vec<u8>>,
     ) -> Result<Published, RemoteError> {
         let key = self.cloud.borrow().place.head();
-        let (next, parts) = self.draw_up(base, change, contents);
+        let drawn = self.draw_up((base, listing), change, contents);
+        let Some((next, parts)) = drawn else {
+            return Ok(Published::Behind);
+        };
         self.upload(&parts, contents).await?;
         let bytes = next.encode().expect("a short head");
         Ok(
@@ -330,11 +505,11 @@ impl Server {
     }
 
     async fn collect_at_once(&mut self, place: &Place) -> Result<(), RemoteError> {
-        let listed = self.objects.list(&place.parts()).await?;
+        let listed = Listing::read(&self.objects, place).await?;
         let head = Base::read(&self.objects, place).await?.head;
-        for key in listed.iter().filter_map(|name| name.parse().ok()) {
-            if head.stored(&key).is_none() {
-                self.objects.delete(&place.part(&key)).await?;
+        for key in listed.keys() {
+            if head.stored(key).is_none() {
+                self.objects.delete(&place.part(key)).await?;
             }
         }
         Ok(())
@@ -345,7 +520,7 @@ impl Server {
         place: &Place,
         is_due: impl Fn(&Condemned) -> bool,
     ) -> Result<(), RemoteError> {
-        let listed = self.objects.list(&place.parts()).await?;
+        let listed = Listing::read(&self.objects, place).await?;
         for _ in 0..30 {
             pause().await;
         }
@@ -353,7 +528,6 @@ impl Server {
         for key in &base.head.removed {
             self.objects.delete(&place.part(key)).await?;
         }
-        let listed = listed.iter().filter_map(|name| name.parse().ok()).collect();
         let stamp = (self.numbers.draw(), self.cloud.borrow().now_ms);
         if let Some(next) = base.head.collecting(&listed, is_due, stamp) {
             base.swap(&self.objects, place, &next).await?;
@@ -422,6 +596,17 @@ struct Counts {
     kills: u64,
 }
 
+/// What goes lost now and then: of two at once nobody may be left who knows what has expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loses {
+    /// All that a server has.
+    Disks,
+    /// All that is in the store.
+    Store,
+    /// The same, and what was there some time ago is there again.
+    Time,
+}
+
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 struct World {
@@ -430,6 +615,7 @@ struct World {
     disks: Vec<Rc<RefCell<Disk>>>,
     tasks: Vec<Option<Task>>,
     is_over: Rc<Cell<bool>>,
+    loses: Loses,
     /// Until which step each is paused.
     paused: Vec<u64>,
     kills: u64,
@@ -446,18 +632,14 @@ impl World {
         let servers = 2 + cloud.borrow_mut().rng.below(2) as usize;
         let fault_one_in = [0, 4, 12, 40][cloud.borrow_mut().rng.below(4) as usize];
         cloud.borrow_mut().fail_one_in(fault_one_in);
-        let disk = || {
-            Rc::new(RefCell::new(Disk {
-                shows: 0,
-                builds: 0,
-            }))
-        };
+        let disk = || Rc::<RefCell<Disk>>::default();
         let mut world = World {
             cloud,
             variant,
             disks: (0..servers).map(|_| disk()).collect(),
             tasks: Vec::new(),
             is_over: Rc::default(),
+            loses: [Loses::Disks, Loses::Store, Loses::Time][seed as usize % 3],
             paused: vec![0; servers],
             kills: 0,
         };
@@ -486,6 +668,7 @@ impl World {
             disk: self.disks[me].clone(),
             numbers,
             uploads: Uploads::default(),
+            seen: 0,
             watch: Watch::default(),
             is_over: self.is_over.clone(),
         };
@@ -513,8 +696,17 @@ impl World {
             }
             7 => {
                 self.kills += 1;
+                let is_told = !self.disks[who].borrow().is_due;
+                if self.loses == Loses::Disks && is_told && self.below(3) == 0 {
+                    *self.disks[who].borrow_mut() = Disk::default();
+                }
                 self.tasks[who] = Some(self.start(who));
             }
+            9 if self.below(8) == 0 => match self.loses {
+                Loses::Disks => {}
+                Loses::Store => self.cloud.borrow_mut().empty(),
+                Loses::Time => self.cloud.borrow_mut().save_or_restore(),
+            },
             8 => self.paused[who] = step + self.below(STEPS / 2),
             _ if self.paused[who] > step => {}
             _ => self.poll(who),
@@ -539,12 +731,18 @@ impl World {
         self.cloud.borrow_mut().fail_one_in(0);
         self.cloud.borrow_mut().deliver_all();
         self.is_over.set(true);
-        let mut polls = 0;
-        while self.tasks.iter().any(Option::is_some) && !self.is_broken() {
-            let who = self.below(self.tasks.len() as u64) as usize;
-            self.poll(who);
-            polls += 1;
-            assert!(polls < 100_000, "servers never come to an end");
+        // Of what one tells at its end the others hear when they look the next time.
+        for _ in 0..2 {
+            let mut polls = 0;
+            while self.tasks.iter().any(Option::is_some) && !self.is_broken() {
+                let who = self.below(self.tasks.len() as u64) as usize;
+                self.poll(who);
+                polls += 1;
+                assert!(polls < 100_000, "servers never come to an end");
+            }
+            for me in 0..self.tasks.len() {
+                self.tasks[me] = Some(self.start(me));
+            }
         }
         let sweeps = if self.is_broken() { 0 } else { 4 };
         for _ in 0..sweeps {
@@ -588,6 +786,22 @@ impl World {
         let head = cloud.head().expect("somebody has published");
         if cloud.shown(&head) != Some(cloud.upstream) {
             cloud.breaks("the store does not show what the upstream has");
+        }
+        if !cloud.is_whole() {
+            cloud.breaks("something is named and not there at the end");
+        }
+        let stored = cloud.parts();
+        let stored = secrets(
+            stored
+                .iter()
+                .filter_map(|key| Some(key.rsplit_once('.')?.0)),
+        );
+        let mut left: BTreeSet<u64> = stored.collect();
+        for disk in &self.disks {
+            left.extend(&disk.borrow().holds);
+        }
+        if left.intersection(&cloud.expired).next().is_some() {
+            cloud.breaks("what has expired is there at the end");
         }
         let named = head.parts.iter().map(|part| part.key.to_string());
         if named.collect::<BTreeSet<_>>() != cloud.parts() {
@@ -661,7 +875,7 @@ fn each_broken_rule_is_seen() {
         (Variant::PartsAfterHead, &["is named and not there"][..]),
         (
             Variant::ComparedBeforeHead,
-            &["refs in the store go back"][..],
+            &["refs in the store go back", "what has expired is"][..],
         ),
         (Variant::LoserTakesRefs, &["a server goes back"][..]),
         (Variant::CollectsInOneStep, &["is named and not there"][..]),
@@ -676,6 +890,12 @@ fn each_broken_rule_is_seen() {
             &["a lease is taken from who has renewed it"][..],
         ),
         (Variant::CountsBuilds, &["two archives have one id"][..]),
+        (
+            Variant::BelievesHeads,
+            &["is named and not there", "nobody has it"][..],
+        ),
+        (Variant::ForgetsGenerations, &["what has expired is"][..]),
+        (Variant::NeverTells, &["what has expired is"][..]),
     ];
     for (variant, expected) in variants {
         let seen = (0..SEEDS_TO_SEE).find_map(|seed| Some((seed, run(seed, variant).err()?)));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::bucket::Bucket;
 use super::files::FileStore;
-use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
 use crate::config::StoreUrl;
 
 /// One of those that are known.
@@ -65,7 +65,7 @@ impl Objects for AnyStore {
         }
     }
 
-    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+    async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         match self {
             AnyStore::Bucket(store) => store.list(dir).await,
             AnyStore::Files(store) => store.list(dir).await,

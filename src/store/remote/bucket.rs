@@ -6,10 +6,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +17,12 @@ use object_store::{
     ClientConfigKey, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
     RetryConfig, UpdateVersion,
 };
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
-use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
 use super::publish::SystemRandom;
+use super::sums::{FileError, SummedFile};
 use crate::limits::{
     PIECE_RETRY_MS, REMOTE_CONNECT_WAIT_MS, REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES,
     REMOTE_PIECES_AT_ONCE, REMOTE_SILENCE_MS, REMOTE_TRIES_MAX,
@@ -84,19 +82,20 @@ impl Bucket {
     }
 
     /// Uploads a file in pieces, a few at once; each is tried more than once, for it is the same whenever it arrives.
-    async fn upload_file(&self, path: &Path, (file, bytes): (PathBuf, u64)) -> Result<(), Failure> {
-        let file = spawn_blocking(move || File::open(file)).await??;
-        let file = Arc::new(file);
+    async fn upload_file(&self, path: &Path, file: &SummedFile) -> Result<(), Unmade> {
+        let (bytes, summed) = (file.pieces.bytes, file.clone());
+        let opened = spawn_blocking(move || summed.open());
+        let file = (file.clone(), Arc::new(opened.await??));
         if bytes <= REMOTE_PIECE_BYTES {
             let whole = read_piece(file, 0..bytes).await?;
             self.client.put(path, whole).await?;
             return Ok(());
         }
         let id = self.client.create_multipart(path).await?;
-        let uploaded = match self.upload_pieces((path, &id), (file, bytes)).await {
+        let uploaded = match self.upload_pieces((path, &id), file).await {
             Ok(pieces) => {
                 let completed = self.client.complete_multipart(path, &id, pieces).await;
-                completed.map(drop).map_err(Failure::from)
+                completed.map(drop).map_err(Unmade::from)
             }
             Err(why) => Err(why),
         };
@@ -111,17 +110,18 @@ impl Bucket {
     async fn upload_pieces(
         &self,
         (path, id): (&Path, &String),
-        (file, bytes): (Arc<File>, u64),
-    ) -> Result<Vec<PartId>, Failure> {
+        (file, opened): (SummedFile, Arc<File>),
+    ) -> Result<Vec<PartId>, Unmade> {
+        let bytes = file.pieces.bytes;
         let count = bytes.div_ceil(REMOTE_PIECE_BYTES);
-        let mut pieces = vec![None; usize::try_from(count)?];
+        let mut pieces = vec![None; usize::try_from(count).unwrap_or(usize::MAX)];
         let (mut running, mut next) = (JoinSet::new(), 0);
         loop {
             while running.len() < REMOTE_PIECES_AT_ONCE && next < count {
                 let start = next * REMOTE_PIECE_BYTES;
                 let range = start..bytes.min(start + REMOTE_PIECE_BYTES);
                 let (client, path, id) = (self.client.clone(), path.clone(), id.clone());
-                let (file, number) = (file.clone(), next as usize);
+                let (file, number) = ((file.clone(), opened.clone()), next as usize);
                 running.spawn(async move {
                     let piece = read_piece(file, range).await?;
                     let mut tries = 1;
@@ -133,7 +133,7 @@ impl Bucket {
                                 sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
                                 tries += 1;
                             }
-                            put => return Ok::<_, Failure>((number, put?)),
+                            put => return Ok::<_, Unmade>((number, put?)),
                         }
                     }
                 });
@@ -149,16 +149,23 @@ impl Bucket {
     }
 }
 
-async fn read_piece(file: Arc<File>, range: Range<u64>) -> io::Result<PutPayload> {
-    let read = move || {
-        let bytes = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut piece = vec![0; bytes];
-        file.read_exact_at(&mut piece, range.start)?;
-        Ok(PutPayload::from(piece))
-    };
-    spawn_blocking(read)
-        .await
-        .unwrap_or_else(|e| Err(io::Error::other(e)))
+async fn read_piece(
+    (file, opened): (SummedFile, Arc<File>),
+    range: Range<u64>,
+) -> Result<PutPayload, Unmade> {
+    let read = spawn_blocking(move || file.read(&opened, range));
+    Ok(PutPayload::from(read.await??))
+}
+
+/// Why an object was not uploaded.
+#[derive(Debug, thiserror::Error)]
+enum Unmade {
+    #[error(transparent)]
+    Here(#[from] FileError),
+    #[error(transparent)]
+    There(#[from] object_store::Error),
+    #[error(transparent)]
+    Thread(#[from] JoinError),
 }
 
 fn failed(op: &'static str, key: &str, source: impl Into<Failure>) -> ObjectError {
@@ -206,13 +213,19 @@ impl Objects for Bucket {
     async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
         let path = self.path(key);
         let uploaded = match content {
-            Content::File(file, bytes) => self.upload_file(&path, (file.clone(), *bytes)).await,
+            Content::File(file) => self.upload_file(&path, file).await,
             Content::Bytes(bytes) => {
                 let put = self.client.put(&path, bytes.clone().into()).await;
-                put.map(drop).map_err(Failure::from)
+                put.map(drop).map_err(Unmade::from)
             }
         };
-        uploaded.map_err(|e| failed("upload", key, e))
+        uploaded.map_err(|why| match why {
+            Unmade::Here(source) => ObjectError::Local {
+                key: key.to_owned(),
+                source,
+            },
+            why => failed("upload", key, why),
+        })
     }
 
     async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
@@ -239,27 +252,31 @@ impl Objects for Bucket {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let expected = range.end.saturating_sub(range.start);
         let got = self.client.get_range(&self.path(key), range).await;
+        let absent = || ObjectError::Absent {
+            op: "read",
+            key: key.to_owned(),
+        };
         let bytes = match got {
-            Err(object_store::Error::NotFound { .. }) => {
-                let key = key.to_owned();
-                return Err(ObjectError::Absent { op: "read", key });
-            }
+            Err(object_store::Error::NotFound { .. }) => return Err(absent()),
             got => got.map_err(|e| failed("read", key, e))?,
         };
         match bytes.len() as u64 == expected {
             true => Ok(bytes.into()),
-            false => Err(failed("read", key, "it is shorter than it should be")),
+            false => Err(absent()),
         }
     }
 
-    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+    async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         let listed = self.client.list_with_delimiter(Some(&self.path(dir))).await;
         let listed = listed.map_err(|e| failed("list", dir, e))?;
-        let name = |path: &Path| path.filename().map(str::to_owned);
         let objects = listed.objects.iter();
-        Ok(objects
-            .filter_map(|object| name(&object.location))
-            .collect())
+        let listed = objects.filter_map(|object| {
+            Some(Listed {
+                name: object.location.filename()?.to_owned(),
+                bytes: object.size,
+            })
+        });
+        Ok(listed.collect())
     }
 
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {

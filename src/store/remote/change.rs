@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::key::PartKey;
+use super::key::{PartKey, RandomId};
 use crate::manifest::id::EntryId;
 
 /// What a snapshot is of: servers of two versions have two kinds, and never replace each other's.
@@ -14,6 +14,16 @@ pub struct About {
     pub kind: String,
 }
 
+/// Nothing that has expired up to then is in what is of it. It is raised by a swap and by nothing else: of two that have one
+/// number, but not by one swap, neither says anything of the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Generation {
+    /// How many raises there were.
+    pub number: u64,
+    /// Of the last one.
+    pub raise: RandomId,
+}
+
 /// A snapshot that a server has made, by the names of its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSnapshot {
@@ -21,6 +31,8 @@ pub struct NewSnapshot {
     pub about: About,
     /// Its `ETag`.
     pub id: EntryId,
+    /// A digest of what it shows: of two that show the same, neither is newer.
+    pub shows: String,
     /// The name of its manifest.
     pub manifest: String,
     /// The names of its parts.
@@ -32,6 +44,9 @@ pub struct NewSnapshot {
 /// What a server wants a head to say, by the names of parts; what it says nothing of stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
+    /// Of the server's packs: nothing that has expired up to then is in them. A head of an earlier one loses all that
+    /// it names, as far as the change does not name it.
+    pub generation: Generation,
     /// The packs and the refs of a comparison that began after the head was read.
     pub mirror: Option<(Vec<String>, String)>,
     /// Snapshots that are current.
@@ -47,6 +62,15 @@ pub struct Uploaded {
     pub bytes: u64,
     /// The removals of the head that was read before the upload began.
     pub removals: u64,
+}
+
+/// Why a head cannot say something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotYet {
+    /// These have to be uploaded first.
+    Missing(Vec<String>),
+    /// Something has expired that may be in what is to be said.
+    Behind,
 }
 
 impl Uploaded {

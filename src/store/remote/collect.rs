@@ -2,12 +2,16 @@
 //! later another swap gives it up, and from there on no head names it again; only then is it removed.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use super::head::Condemned;
 use super::key::{PartKey, Place};
-use super::objects::Objects;
+use super::listing::Listing;
+use super::objects::{ObjectError, Objects};
 use super::publish::{Base, Draw, RemoteError};
 use super::swap::Swapped;
+use crate::limits::REMOVALS_AT_ONCE;
 
 /// What a sweep has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +46,13 @@ pub async fn sweep(
     if !base.is_there() {
         return Ok(Swept::Clean);
     }
+    let listing = Listing::read(objects, place).await?;
     // Whoever gave it up may not have come to it; after the next swap nobody knows of it.
-    remove(objects, place, &base.head.removed).await?;
-    let listed = objects.list(&place.parts()).await?;
-    // What nobody of us has put there stays.
-    let listed: BTreeSet<PartKey> = listed.iter().filter_map(|name| name.parse().ok()).collect();
+    let removed: BTreeSet<&PartKey> = base.head.removed.iter().collect();
+    let left = listing.keys().filter(|key| removed.contains(key));
+    remove(objects, place, &Vec::from_iter(left.cloned())).await?;
     let stamp = (random.draw(), now_unix_ms);
-    let Some(next) = base.head.collecting(&listed, is_due, stamp) else {
+    let Some(next) = base.head.collecting(&listing, is_due, stamp) else {
         return Ok(Swept::Clean);
     };
     match base.swap(objects, place, &next).await? {
@@ -65,13 +69,32 @@ pub async fn sweep(
     }
 }
 
+/// A few at once: each is a request of its own.
 async fn remove(
     objects: &impl Objects,
     place: &Place,
     keys: &[PartKey],
-) -> Result<(), RemoteError> {
-    for key in keys {
-        objects.delete(&place.part(key)).await?;
+) -> Result<(), ObjectError> {
+    for some in keys.chunks(REMOVALS_AT_ONCE) {
+        let removals = some.iter();
+        let removals = removals.map(async |key| objects.delete(&place.part(key)).await);
+        let mut running: Vec<_> = removals.map(|one| Some(Box::pin(one))).collect();
+        let mut removed = Ok(());
+        poll_fn(|context| {
+            for one in &mut running {
+                if let Some(Poll::Ready(ended)) = one.as_mut().map(|one| one.as_mut().poll(context))
+                {
+                    *one = None;
+                    removed = std::mem::replace(&mut removed, Ok(())).and(ended);
+                }
+            }
+            match running.iter().all(Option::is_none) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        removed?;
     }
     Ok(())
 }

@@ -4,12 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::change::{About, NewSnapshot};
-use super::key::{manifest_name, meta_name, outline_name, sums_name};
+use super::key::{hex, manifest_name, meta_name, outline_name, sums_name};
 use super::objects::Content;
 use super::publish::Contents;
-use super::sums::{KnownSums, Sums, sums_of};
+use super::sums::{KnownSums, SummedFile, Sums, Unchecked, pieces_of, sums_of};
 use crate::limits::REMOTE_META_BYTES_MAX;
 use crate::manifest::meta::{META_NAME, Meta, MetaError};
 use crate::manifest::outline::OUTLINE_NAME;
@@ -28,6 +29,8 @@ pub enum EntryError {
     Meta(#[from] MetaError),
     #[error("{} is not what was built: its checksum is another", path.display())]
     Rotten { path: PathBuf },
+    #[error(transparent)]
+    Unchecked(#[from] Unchecked),
 }
 
 impl EntryError {
@@ -61,17 +64,7 @@ pub fn describe(
     compared_unix_ms: u64,
     known: &KnownSums,
 ) -> Result<Described, EntryError> {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        let read = || {
-            let bytes = fs::metadata(&path)?.len();
-            match bytes <= REMOTE_META_BYTES_MAX as u64 {
-                true => fs::read(&path),
-                false => Err(std::io::ErrorKind::FileTooLarge.into()),
-            }
-        };
-        read().map_err(EntryError::of("read", &path))
-    };
+    let read = |name: &str| read_small(&dir.join(name));
     let meta_bytes = read(META_NAME)?;
     let meta = Meta::decode(&meta_bytes)?;
     let manifest_bytes = read(MANIFEST_NAME)?;
@@ -81,15 +74,23 @@ pub fn describe(
     let files = linked.map(|linked| (&linked.path, linked.bytes, linked.whole));
     let own = (&meta.spool, meta.spool_bytes(), Some(meta.spool_checksum));
     for (path, bytes, whole) in files.chain([own]) {
-        let (name, path) = (part_name(path).to_owned(), dir.join(path));
+        let name = part_name(path).to_owned();
         if let Some(whole) = whole {
-            let sums_of_it = frames_sums((&name, &path, bytes), whole, known)?;
+            let sums_of_it = frames_sums((&name, &dir.join(path), bytes), whole, known)?;
             sums.files.insert(name.clone(), sums_of_it);
         } else {
             packs.push(name.clone());
         }
-        contents.insert(name.clone(), (bytes, Content::File(path, bytes)));
         parts.push(name);
+    }
+    let paths = meta.linked.iter().map(|linked| &linked.path);
+    let paths = paths.chain([&meta.spool]).zip(&parts);
+    for ((path, name), pieces) in paths.zip(pieces_of(&meta, &sums)?) {
+        let file = SummedFile {
+            path: dir.join(path),
+            pieces: Arc::new(pieces),
+        };
+        contents.insert(name.clone(), (file.pieces.bytes, Content::File(file)));
     }
     let mut add = |name: String, bytes: Vec<u8>| {
         let part = (bytes.len() as u64, Content::Bytes(bytes));
@@ -107,6 +108,7 @@ pub fn describe(
     let snapshot = NewSnapshot {
         about,
         id: meta.id,
+        shows: hex(&meta.shown),
         manifest,
         parts,
         compared_unix_ms,
@@ -116,6 +118,17 @@ pub fn describe(
         packs,
         contents,
     })
+}
+
+fn read_small(path: &Path) -> Result<Vec<u8>, EntryError> {
+    let read = || {
+        let bytes = fs::metadata(path)?.len();
+        match bytes <= REMOTE_META_BYTES_MAX as u64 {
+            true => fs::read(path),
+            false => Err(io::ErrorKind::FileTooLarge.into()),
+        }
+    };
+    read().map_err(EntryError::of("read", path))
 }
 
 /// The checksums of the pieces of a file of frames, which is read once, and compared with what was built: nothing that has

@@ -15,9 +15,10 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use super::key::RandomId;
-use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
+use super::sums::{FileError, SummedFile};
 use crate::io::fs::{Fs, Os};
-use crate::limits::STORE_HEAD_BYTES_MAX;
+use crate::limits::{REMOTE_PIECE_BYTES, STORE_HEAD_BYTES_MAX};
 
 /// See the module's text.
 #[derive(Debug, Clone)]
@@ -138,20 +139,33 @@ impl FileStore {
         Ok(Some(version(bytes)))
     }
 
-    fn upload_now(&self, key: &str, content: &Content) -> io::Result<()> {
+    fn upload_now(&self, key: &str, content: &Content) -> Result<(), Unmade> {
         let mut draft = self.draft()?;
         match content {
             Content::Bytes(bytes) => draft.file.write_all(bytes)?,
-            Content::File(path, _) => drop(io::copy(&mut File::open(path)?, &mut draft.file)?),
+            Content::File(file) => copy(file, &mut draft.file)?,
         }
-        self.name(draft, key)
+        Ok(self.name(draft, key)?)
     }
 
-    fn list_now(&self, dir: &str) -> io::Result<Vec<String>> {
-        match Os.list(&self.dir.join(dir)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            listed => listed,
+    fn list_now(&self, dir: &str) -> io::Result<Vec<Listed>> {
+        let dir = self.dir.join(dir);
+        let names = match Os.list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
+        };
+        let mut listed = Vec::with_capacity(names.len());
+        for name in names {
+            match fs::metadata(dir.join(&name)) {
+                // It has left meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                found => listed.push(Listed {
+                    bytes: found?.len(),
+                    name,
+                }),
+            }
         }
+        Ok(listed)
     }
 
     /// Runs what blocks beside the plane.
@@ -169,6 +183,25 @@ impl FileStore {
             source: source.into(),
         })
     }
+}
+
+/// Why an object was not uploaded.
+#[derive(Debug, thiserror::Error)]
+enum Unmade {
+    #[error(transparent)]
+    Here(#[from] FileError),
+    #[error(transparent)]
+    There(#[from] io::Error),
+}
+
+fn copy(file: &SummedFile, to: &mut File) -> Result<(), Unmade> {
+    let (from, bytes, mut at) = (file.open()?, file.pieces.bytes, 0);
+    while at < bytes {
+        let end = bytes.min(at + REMOTE_PIECE_BYTES);
+        to.write_all(&file.read(&from, at..end)?)?;
+        at = end;
+    }
+    Ok(())
 }
 
 /// What is swapped has a random number in it, so no content ever comes again.
@@ -195,8 +228,18 @@ impl Objects for FileStore {
 
     async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
         let (owned, content) = (key.to_owned(), content.clone());
-        let upload = move |store: &FileStore| store.upload_now(&owned, &content);
-        self.run(("upload", key), upload).await
+        let upload = move |store: &FileStore| match store.upload_now(&owned, &content) {
+            Ok(()) => Ok(None),
+            Err(Unmade::Here(why)) => Ok(Some(why)),
+            Err(Unmade::There(why)) => Err(why),
+        };
+        match self.run(("upload", key), upload).await? {
+            None => Ok(()),
+            Some(source) => Err(ObjectError::Local {
+                key: key.to_owned(),
+                source,
+            }),
+        }
     }
 
     async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
@@ -214,15 +257,17 @@ impl Objects for FileStore {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 file => file?,
             };
-            file.read_exact_at(&mut bytes, range.start)?;
-            Ok(Some(bytes))
+            match file.read_exact_at(&mut bytes, range.start) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+                read => read.map(|()| Some(bytes)),
+            }
         };
         let read = self.run(("read", key), read).await?;
         let (op, key) = ("read", key.to_owned());
         read.ok_or(ObjectError::Absent { op, key })
     }
 
-    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+    async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         let owned = dir.to_owned();
         self.run(("list", dir), move |store| store.list_now(&owned))
             .await

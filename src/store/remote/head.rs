@@ -3,17 +3,15 @@
 //! Everything here is a function of heads: nothing is read, and no clock asked. What a server does not know of a head
 //! that another version has written it keeps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::change::{About, Change, NewSnapshot, Uploaded};
+use super::change::{About, Generation};
 use super::key::{Identity, PartKey, RandomId};
-use crate::limits::{
-    REMOTE_KEPT_MS, STORE_HEAD_BYTES_MAX, STORE_HEAD_ITEMS_MAX, STORE_HEAD_TEXT_BYTES_MAX,
-    STORE_HEAD_WRITES_KEPT,
-};
+use super::listing::Listing;
+use crate::limits::{STORE_HEAD_BYTES_MAX, STORE_HEAD_ITEMS_MAX, STORE_HEAD_TEXT_BYTES_MAX};
 
 /// See the module's text. Any that was decoded is sound.
 ///
@@ -21,6 +19,7 @@ use crate::limits::{
 /// 1. What packs, refs and snapshots name stands in `parts`, and nothing else does.
 /// 2. No key stands twice in `parts`, `condemned` and `removed` together, and no name twice in `parts`.
 /// 3. There is at most one current snapshot of each want and kind.
+/// 4. What is broken stands in `parts`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// Whose it is.
@@ -29,6 +28,12 @@ pub struct Head {
     pub sequence: u64,
     /// One more with each expiry of what no ref leads to.
     pub generation: u64,
+    /// Which swap has raised that.
+    #[serde(default)]
+    pub raise: RandomId,
+    /// Of the raises before it, the last one last.
+    #[serde(default)]
+    pub raises: Vec<RandomId>,
     /// Of the write that made it.
     pub write: RandomId,
     /// Of the writes before it, the last one last.
@@ -46,6 +51,9 @@ pub struct Head {
     /// The current snapshots, and those that were lately replaced.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// Parts that somebody has found to be something else, or not to be there: whoever has them uploads them again.
+    #[serde(default)]
+    pub broken: Vec<PartKey>,
     /// What nothing names and will be removed.
     #[serde(default)]
     pub condemned: Vec<Condemned>,
@@ -80,6 +88,12 @@ pub struct Snapshot {
     pub about: About,
     /// Its `ETag`.
     pub id: String,
+    /// A digest of what it shows.
+    #[serde(default)]
+    pub shows: String,
+    /// That of the head which named it first: one of an earlier one is neither served nor taken.
+    #[serde(default)]
+    pub generation: u64,
     /// Its manifest.
     pub manifest: PartKey,
     /// What it is made of.
@@ -135,12 +149,15 @@ impl Head {
             repository,
             sequence: 0,
             generation: 0,
+            raise: RandomId::default(),
+            raises: Vec::new(),
             write: RandomId(0),
             writes: Vec::new(),
             parts: Vec::new(),
             packs: Vec::new(),
             refs: None,
             snapshots: Vec::new(),
+            broken: Vec::new(),
             condemned: Vec::new(),
             removed: Vec::new(),
             removals: 0,
@@ -183,17 +200,20 @@ impl Head {
             self.packs.len(),
             self.snapshots.len(),
             self.condemned.len(),
+            self.broken.len(),
             self.removed.len(),
             self.writes.len(),
+            self.raises.len(),
         ];
         let is_long = |text: &String| text.len() > STORE_HEAD_TEXT_BYTES_MAX;
-        let abouts = self.snapshots.iter().map(|snapshot| &snapshot.about);
-        let has_long = |about: &About| is_long(&about.want) || is_long(&about.kind);
+        let has_long = |one: &Snapshot| {
+            is_long(&one.about.want) || is_long(&one.about.kind) || is_long(&one.shows)
+        };
         if counts
             .into_iter()
             .chain(parts_of)
             .any(|count| count > STORE_HEAD_ITEMS_MAX)
-            || abouts.clone().any(has_long)
+            || self.snapshots.iter().any(has_long)
         {
             return Err(BadHead::TooLong);
         }
@@ -211,7 +231,9 @@ impl Head {
             return Err(twice(key));
         }
         let stored: BTreeSet<&PartKey> = self.keys().collect();
-        if let Some(key) = stored.symmetric_difference(&self.named()).next() {
+        let broken = self.broken.iter().find(|key| !stored.contains(key));
+        let unnamed = stored.symmetric_difference(&self.named()).next().copied();
+        if let Some(key) = unnamed.or(broken) {
             let key = key.to_string();
             return Err(BadHead::Unnamed { key });
         }
@@ -228,12 +250,12 @@ impl Head {
         }
     }
 
-    fn keys(&self) -> impl Iterator<Item = &PartKey> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &PartKey> {
         self.parts.iter().map(|part| &part.key)
     }
 
     /// All that it names.
-    fn named(&self) -> BTreeSet<&PartKey> {
+    pub(super) fn named(&self) -> BTreeSet<&PartKey> {
         let manifests = self.snapshots.iter().map(|snapshot| &snapshot.manifest);
         let parts = self.snapshots.iter().flat_map(|snapshot| &snapshot.parts);
         let mirror = self.packs.iter().chain(&self.refs);
@@ -244,6 +266,36 @@ impl Head {
     #[must_use]
     pub fn is_of(&self, write: RandomId) -> bool {
         self.write == write || self.writes.contains(&write)
+    }
+
+    /// Its generation.
+    #[must_use]
+    pub fn at(&self) -> Generation {
+        Generation {
+            number: self.generation,
+            raise: self.raise,
+        }
+    }
+
+    /// Whether it is of nothing but what is thought of it: nobody has written it.
+    #[must_use]
+    pub fn is_thought(&self) -> bool {
+        self.write == RandomId::default()
+    }
+
+    /// Whether something has expired since a generation, or may have.
+    #[must_use]
+    pub fn is_later(&self, own: Generation) -> bool {
+        let is_other = self.generation == own.number && self.raise != own.raise;
+        !self.is_thought() && (self.generation > own.number || is_other)
+    }
+
+    /// Whether it was raised on top of that generation. If not, the store was restored meanwhile, and what had expired up to
+    /// then may be with others still.
+    #[must_use]
+    pub fn follows(&self, own: Generation) -> bool {
+        let is_first = own == Generation::default();
+        is_first || self.raise == own.raise || self.raises.contains(&own.raise)
     }
 
     /// The current snapshot of something.
@@ -259,189 +311,43 @@ impl Head {
         self.parts.iter().find(|part| part.key == *key)
     }
 
-    /// The key by which a part can be named on top of this head: it is named, or condemned and taken off that list
-    /// when it is named, or was uploaded and cannot have gone since.
+    /// Whether something of a snapshot is not as it should be: not there, of another length, or found to be something else.
     #[must_use]
-    pub fn usable(
+    pub fn lacks(&self, snapshot: &Snapshot, listing: &Listing) -> bool {
+        self.lost(snapshot, listing).next().is_some()
+    }
+
+    /// What that is.
+    pub fn lost<'s>(
         &self,
-        name: &str,
-        bytes: u64,
-        uploaded: &BTreeMap<String, Uploaded>,
-    ) -> Option<PartKey> {
-        let named = self.parts.iter().find(|part| part.key.name() == name);
-        if let Some(part) = named.filter(|part| part.bytes == bytes) {
-            return Some(part.key.clone());
-        }
-        let is_it = |c: &&Condemned| c.key.name() == name && c.bytes == Some(bytes);
-        let condemned = self.condemned.iter().find(is_it).map(|c| c.key.clone());
-        let own = uploaded
-            .get(name)
-            .filter(|own| own.bytes == bytes && own.is_sure_on(self.removals, &self.removed));
-        condemned.or_else(|| own.map(|own| own.key.clone()))
+        snapshot: &'s Snapshot,
+        listing: &Listing,
+    ) -> impl Iterator<Item = &'s PartKey> {
+        let parts = snapshot.parts.iter().chain([&snapshot.manifest]);
+        parts.filter(|key| !self.is_sound(key, listing))
     }
 
-    /// What follows it when somebody writes: the next sequence, his write, and nothing else.
-    fn followed_by(&self, write: RandomId) -> Head {
-        let mut next = self.clone();
-        next.sequence += 1;
-        if self.sequence > 0 {
-            next.writes.push(self.write);
-        }
-        let surplus = next.writes.len().saturating_sub(STORE_HEAD_WRITES_KEPT);
-        next.writes.drain(..surplus);
-        next.write = write;
-        next
+    /// Whether a part is as it should be, as far as anybody knows.
+    pub(super) fn is_sound(&self, key: &PartKey, listing: &Listing) -> bool {
+        let stored = self.stored(key);
+        let is_there = stored.is_some_and(|part| listing.has(key, part.bytes));
+        is_there && !self.broken.contains(key)
     }
 
-    /// The head that says what a server wants it to say.
-    ///
-    /// # Errors
-    /// The names of what has to be uploaded first.
-    pub fn with(
-        &self,
-        change: &Change,
-        lengths: impl Fn(&str) -> Option<u64>,
-        uploaded: &BTreeMap<String, Uploaded>,
-        (write, now_unix_ms): (RandomId, u64),
-    ) -> Result<Head, Vec<String>> {
-        let (mut found, mut missing) = (BTreeMap::new(), BTreeSet::new());
-        for name in change.names() {
-            let bytes = lengths(name);
-            match bytes.and_then(|bytes| Some((self.usable(name, bytes, uploaded)?, bytes))) {
-                Some(usable) => drop(found.insert(name, usable)),
-                None => drop(missing.insert(name.to_owned())),
-            }
-        }
-        if !missing.is_empty() {
-            return Err(missing.into_iter().collect());
-        }
-        let key = |name: &String| found[&**name].0.clone();
-        let mut next = self.followed_by(write);
-        if let Some((packs, refs)) = &change.mirror {
-            next.packs = packs.iter().map(key).collect();
-            next.refs = Some(key(refs));
-        }
-        for new in &change.snapshots {
-            let snapshot = Snapshot {
-                about: new.about.clone(),
-                id: new.id.to_string(),
-                manifest: key(&new.manifest),
-                parts: new.parts.iter().map(key).collect(),
-                compared_unix_ms: new.compared_unix_ms,
-                replaced_unix_ms: None,
-                more: Map::new(),
-            };
-            next.make_current(snapshot, now_unix_ms);
-        }
-        let known = found.values().map(|(key, bytes)| Stored {
-            key: key.clone(),
-            bytes: *bytes,
-            more: Map::new(),
-        });
-        next.settle(known.collect(), now_unix_ms);
-        Ok(next)
-    }
-
-    /// Whether it says all that already. A snapshot with the same id is the same, whatever parts it is made of.
+    /// Whether its current snapshot shows this, and all of it is there: another one of the same would be newer in nothing.
     #[must_use]
-    pub fn says(&self, change: &Change) -> bool {
-        let is = |name: &String, key: &PartKey| name == key.name();
-        let mirror = change.mirror.as_ref().is_none_or(|(packs, refs)| {
-            let are_packs = packs.len() == self.packs.len()
-                && packs
-                    .iter()
-                    .zip(&self.packs)
-                    .all(|(name, key)| is(name, key));
-            are_packs && self.refs.as_ref().is_some_and(|key| is(refs, key))
-        });
-        let is_said = |new: &NewSnapshot| {
-            let current = self.current(&new.about);
-            current.is_some_and(|snapshot| snapshot.id == new.id.as_str())
-        };
-        mirror && change.snapshots.iter().all(is_said)
+    pub fn shows(&self, about: &About, shows: &str, listing: &Listing) -> bool {
+        let current = self.current(about);
+        current.is_some_and(|current| {
+            current.shows == shows && self.is_valid(current) && !self.lacks(current, listing)
+        })
     }
 
-    /// The one before goes in an hour; if it is the same archive in other parts it goes at once.
-    fn make_current(&mut self, new: Snapshot, now_unix_ms: u64) {
-        self.snapshots
-            .retain(|old| old.about != new.about || old.id != new.id);
-        for old in &mut self.snapshots {
-            if old.about == new.about && old.replaced_unix_ms.is_none() {
-                old.replaced_unix_ms = Some(now_unix_ms);
-            }
-        }
-        let is_kept = |old: &Snapshot| {
-            let replaced = old.replaced_unix_ms;
-            replaced.is_none_or(|then| then.saturating_add(REMOTE_KEPT_MS) > now_unix_ms)
-        };
-        self.snapshots.retain(is_kept);
-        self.snapshots.push(new);
-    }
-
-    /// Parts are what is named; what is named no more is condemned, and what is named again is not.
-    fn settle(&mut self, known: Vec<Stored>, now_unix_ms: u64) {
-        let named: BTreeSet<PartKey> = self.named().into_iter().cloned().collect();
-        let before = std::mem::take(&mut self.parts);
-        let mut all: BTreeMap<PartKey, Stored> = BTreeMap::new();
-        for part in before.into_iter().chain(known) {
-            all.entry(part.key.clone()).or_insert(part);
-        }
-        self.condemned.retain(|old| !named.contains(&old.key));
-        for (key, part) in all {
-            if named.contains(&key) {
-                self.parts.push(part);
-            } else {
-                self.condemned.push(Condemned {
-                    key,
-                    bytes: Some(part.bytes),
-                    since_unix_ms: now_unix_ms,
-                    more: Map::new(),
-                });
-            }
-        }
-    }
-
-    /// The head that condemns what is stored and nobody names, and gives up what was condemned for long enough.
-    /// `listed` is what was there when this head had been read; `None` if nothing changes.
-    ///
-    /// What `removed` says before must be gone by now: only the last removal is remembered.
+    /// Whether a snapshot was made since the last expiry, and nobody has found anything broken of it.
     #[must_use]
-    pub fn collecting(
-        &self,
-        listed: &BTreeSet<PartKey>,
-        is_due: impl Fn(&Condemned) -> bool,
-        (write, now_unix_ms): (RandomId, u64),
-    ) -> Option<Head> {
-        let mut known: BTreeSet<&PartKey> = self.keys().chain(&self.removed).collect();
-        known.extend(self.condemned.iter().map(|condemned| &condemned.key));
-        let orphans = listed.iter().filter(|key| !known.contains(key));
-        let orphans = orphans.map(|key| Condemned {
-            key: key.clone(),
-            bytes: None,
-            since_unix_ms: now_unix_ms,
-            more: Map::new(),
-        });
-        let orphans = Vec::from_iter(orphans.take(STORE_HEAD_ITEMS_MAX / 2));
-        let is_due: Vec<bool> = self.condemned.iter().map(is_due).collect();
-        if orphans.is_empty() && !is_due.contains(&true) {
-            return None;
-        }
-        let mut next = self.followed_by(write);
-        if is_due.contains(&true) {
-            let (mut due, mut kept) = (Vec::new(), Vec::new());
-            for (condemned, is_due) in std::mem::take(&mut next.condemned).into_iter().zip(is_due) {
-                match is_due {
-                    true => due.push(condemned.key),
-                    false => kept.push(condemned),
-                }
-            }
-            next.condemned = kept;
-            next.removed = due;
-            next.removals += 1;
-        }
-        next.condemned.extend(orphans);
-        next.condemned.truncate(STORE_HEAD_ITEMS_MAX);
-        Some(next)
+    pub fn is_valid(&self, snapshot: &Snapshot) -> bool {
+        let mut parts = snapshot.parts.iter().chain([&snapshot.manifest]);
+        snapshot.generation == self.generation && !parts.any(|key| self.broken.contains(key))
     }
 }
 

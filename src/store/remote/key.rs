@@ -11,7 +11,9 @@ use crate::manifest::id::is_lower_hex;
 use crate::manifest::parts::is_part_name;
 
 /// 128 random bits, as 32 lower-case hex characters: of a write, an upload, a server, a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct RandomId(pub u128);
 
@@ -124,7 +126,9 @@ fn content_name(kind: &str, bytes: &[u8]) -> String {
     format!("{kind}{}", hex(&digest[..CONTENT_HASH_BYTES]))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hex characters.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! - [`head`]: what a head says, and what may follow it; functions without any input or output.
+//! - [`next`]: which head may follow another one.
 //! - [`change`]: what a server wants a head to say.
+//! - [`listing`]: what is there, whatever heads say.
 //! - [`swap`]: the one write that others may be making, too.
 //! - [`publish`]: parts, then manifests, then one swap of the head.
+//! - [`broken`]: what is to be uploaded again.
 //! - [`collect`]: what nothing names any more leaves, in steps.
 //! - [`lease`]: who works on what. Nothing right rests on it.
 //! - [`key`]: names of objects.
@@ -30,9 +33,15 @@
 //!    what the head names or has condemned, and what it has uploaded itself since a removal of which the head still
 //!    has the list. So a removal that comes late removes nothing that anybody needs.
 //! 4. A lease expires by the clock of who watches it.
+//! 5. What a head names is not believed to be there: whoever publishes lists what is, and uploads the rest again. A part
+//!    that a reader has found broken is marked by its key, and what is uploaded for it has another one.
+//! 6. What has expired at one server is gone from the head by the swap that raises its generation, and does not come back:
+//!    a swap of an earlier generation is refused, and a server that finds a later one than its own first removes from its
+//!    mirror all that no ref leads to.
 
 pub mod any;
 pub mod breaker;
+pub mod broken;
 pub mod bucket;
 pub mod change;
 pub mod collect;
@@ -41,6 +50,8 @@ pub mod files;
 pub mod head;
 pub mod key;
 pub mod lease;
+pub mod listing;
+pub mod next;
 pub mod objects;
 pub mod plan;
 pub mod probe;

@@ -5,7 +5,8 @@
 
 use std::error::Error;
 use std::ops::Range;
-use std::path::PathBuf;
+
+use super::sums::{FileError, SummedFile};
 
 /// What tells one content of an object from another: its `ETag`, which nobody but the store understands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,8 +26,28 @@ pub struct Found {
 pub enum Content {
     /// These bytes.
     Bytes(Vec<u8>),
-    /// A file that does not change, of so many bytes.
-    File(PathBuf, u64),
+    /// A file that does not change.
+    File(SummedFile),
+}
+
+impl Content {
+    /// How long it is.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::File(file) => file.pieces.bytes,
+        }
+    }
+}
+
+/// An object that lies below a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The last element of its key.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// What must hold of an object for a write to happen.
@@ -71,13 +92,21 @@ pub enum ObjectError {
         /// What is allowed.
         bytes_max: usize,
     },
-    /// It should be there, and is not.
-    #[error("cannot {op} {key}: it is not there")]
+    /// It should be there, and is not, or not all of it.
+    #[error("cannot {op} {key}: it is not there, or is shorter")]
     Absent {
         /// What was to be done.
         op: &'static str,
         /// To what.
         key: String,
+    },
+    /// What was to be uploaded is not as it was built, or cannot be read: the store has no part in it.
+    #[error("cannot upload {key}: {source}")]
+    Local {
+        /// To what.
+        key: String,
+        /// What is the matter.
+        source: FileError,
     },
     /// Nobody was asked: the store has not answered lately.
     #[error("cannot {op} {key}: the store does not answer, and is left alone for a while")]
@@ -133,8 +162,8 @@ pub trait Objects {
         range: Range<u64>,
     ) -> impl Future<Output = Result<Vec<u8>, ObjectError>>;
 
-    /// The last elements of the keys below a directory.
-    fn list(&self, dir: &str) -> impl Future<Output = Result<Vec<String>, ObjectError>>;
+    /// What lies below a directory.
+    fn list(&self, dir: &str) -> impl Future<Output = Result<Vec<Listed>, ObjectError>>;
 
     /// Removes an object. That there is none is no error.
     fn delete(&self, key: &str) -> impl Future<Output = Result<(), ObjectError>>;

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::any::AnyStore;
-use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
 use super::publish::{Draw, SystemRandom};
 use crate::config::StoreUrl;
 use crate::limits::{PROBE_WAIT_MS, SMALL_OBJECT_BYTES_MAX};
@@ -99,7 +99,8 @@ async fn try_writes<O: Objects<Content = Content>>(
     if read.map_err(denied("reading"))? != content[1..] {
         return broken("what is read is not what was written");
     }
-    let is_part = |name: &String| part.ends_with(&**name);
+    let is_part =
+        |listed: &Listed| part.ends_with(&listed.name) && listed.bytes == content.len() as u64;
     if !listed.map_err(denied("listing"))?.iter().any(is_part) {
         return broken("what was written is not listed");
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::change::{Change, Uploaded};
+use super::change::{Change, NotYet, Uploaded};
 use super::head::{BadHead, Head};
 use super::key::{PartKey, Place, RandomId};
+use super::listing::Listing;
 use super::objects::{Condition, Found, ObjectError, Objects, Version};
 use super::swap::{Swapped, swap};
 use crate::limits::{REMOTE_TRIES_MAX, STORE_HEAD_BYTES_MAX};
@@ -52,6 +53,13 @@ impl Base {
             }),
             Err(source) => Err(RemoteError::Head { key, source }),
         }
+    }
+
+    /// The same of a store in which a later one was seen: whatever is written goes above that.
+    #[must_use]
+    pub fn above(mut self, sequence: u64) -> Base {
+        self.head.sequence = self.head.sequence.max(sequence);
+        self
     }
 
     /// Whether there is one.
@@ -136,10 +144,13 @@ pub enum Published {
     Already,
     /// Somebody else was faster: his packs are to be imported, the upstream compared again, and the rest done anew.
     Lost(RandomId),
+    /// Something has expired since, which this server's packs may have.
+    Behind,
 }
 
 impl Uploads {
-    /// Uploads what the head that was read lacks, and swaps it for one that names all.
+    /// Uploads what the head that was read lacks, and what is not there of what it names, and swaps it for one that names
+    /// all. What lies there was listed after the head was read.
     ///
     /// # Errors
     /// Whether it is done is not known; it can be done again.
@@ -147,30 +158,39 @@ impl Uploads {
         &mut self,
         objects: &O,
         place: &Place,
-        base: &Base,
+        (base, listing): (&Base, &Listing),
         (change, contents): (&Change, &Contents<O::Content>),
         (random, now_unix_ms): (&mut impl Draw, u64),
     ) -> Result<Published, RemoteError> {
-        if base.head.says(change) {
+        if base.head.says(change, listing) {
             return Ok(Published::Already);
         }
+        // The store may have been emptied since.
+        let uploaded = &mut self.by_name;
+        uploaded.retain(|_, uploaded| listing.has(&uploaded.key, uploaded.bytes));
         let write = random.draw();
         let lengths = |name: &str| contents.get(name).map(|(bytes, _)| *bytes);
         let with = |uploads: &Uploads| {
-            let stamp = (write, now_unix_ms);
-            base.head.with(change, lengths, &uploads.by_name, stamp)
+            let (there, stamp) = ((listing, &uploads.by_name), (write, now_unix_ms));
+            base.head.with(change, lengths, there, stamp)
         };
         let next = match with(self) {
             Ok(next) => next,
-            Err(missing) => {
+            Err(NotYet::Behind) => return Ok(Published::Behind),
+            Err(NotYet::Missing(missing)) => {
                 for name in missing {
                     let removals = base.head.removals;
                     self.upload(objects, (place, removals), (&name, contents), random)
                         .await?;
                 }
-                with(self).map_err(|missing| RemoteError::Part {
-                    name: missing.into_iter().next().unwrap_or_default(),
-                })?
+                match with(self) {
+                    Ok(next) => next,
+                    Err(NotYet::Behind) => return Ok(Published::Behind),
+                    Err(NotYet::Missing(missing)) => {
+                        let name = missing.into_iter().next().unwrap_or_default();
+                        return Err(RemoteError::Part { name });
+                    }
+                }
             }
         };
         Ok(match base.swap(objects, place, &next).await? {

@@ -1,7 +1,11 @@
 //! What heads say, and what may follow them.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::limits::REMOTE_KEPT_MS;
 use crate::manifest::id::EntryId;
+use crate::store::remote::change::{Change, NewSnapshot, NotYet, Uploaded};
 use crate::store::remote::key::manifest_name;
 
 fn identity() -> Identity {
@@ -31,6 +35,7 @@ fn snapshot(id: u8, parts: &[String]) -> NewSnapshot {
         .map(|about| NewSnapshot {
             about,
             id: EntryId::from_bytes([id; 16]),
+            shows: format!("{id:064x}"),
             manifest: manifest_name(&[id]),
             parts: parts.to_vec(),
             compared_unix_ms: 0,
@@ -38,10 +43,31 @@ fn snapshot(id: u8, parts: &[String]) -> NewSnapshot {
         .unwrap()
 }
 
+/// All that a head names and has condemned is there.
+fn all(head: &Head) -> Listing {
+    let condemned = head.condemned.iter().map(|one| &one.key);
+    let keys = head.keys().chain(condemned);
+    keys.map(|key| (key.clone(), 7)).collect()
+}
+
+fn with(
+    head: &Head,
+    change: &Change,
+    uploaded: &BTreeMap<String, Uploaded>,
+    stamp: (RandomId, u64),
+) -> Result<Head, Vec<String>> {
+    let with = head.with(change, |_| Some(7), (&all(head), uploaded), stamp);
+    with.map_err(|why| match why {
+        NotYet::Missing(missing) => missing,
+        NotYet::Behind => panic!("it is of this generation"),
+    })
+}
+
 /// A head on which one snapshot of two packs stands.
 fn first() -> Head {
     let parts = [pack("a"), pack("b")];
     let change = Change {
+        generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(1, &parts)],
     };
@@ -50,34 +76,23 @@ fn first() -> Head {
     let uploaded = uploaded.map(|(number, name)| upload(number as u128 + 1, &name, 0));
     let stamp = (RandomId(1), 1_000);
     let head = Head::empty(identity());
-    head.with(&change, |_| Some(7), &uploaded.collect(), stamp)
-        .unwrap()
+    with(&head, &change, &uploaded.collect(), stamp).unwrap()
 }
 
 /// The same with another snapshot, of which one pack is new.
 fn second(head: &Head, now_unix_ms: u64) -> Head {
     let parts = [pack("a"), pack("c")];
     let change = Change {
+        generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(2, &parts)],
     };
-    let missing = head.with(
-        &change,
-        |_| Some(7),
-        &BTreeMap::new(),
-        (RandomId(2), now_unix_ms),
-    );
-    let missing = missing.unwrap_err();
+    let stamp = (RandomId(2), now_unix_ms);
+    let missing = with(head, &change, &BTreeMap::new(), stamp).unwrap_err();
     assert_eq!(missing, [manifest_name(&[2]), pack("c")]);
     let uploaded = missing.iter().enumerate();
     let uploaded = uploaded.map(|(number, name)| upload(number as u128 + 10, name, head.removals));
-    head.with(
-        &change,
-        |_| Some(7),
-        &uploaded.collect(),
-        (RandomId(2), now_unix_ms),
-    )
-    .unwrap()
+    with(head, &change, &uploaded.collect(), stamp).unwrap()
 }
 
 fn names(keys: impl Iterator<Item = impl std::borrow::Borrow<PartKey>>) -> Vec<String> {
@@ -114,13 +129,12 @@ fn what_is_replaced_goes_in_two_steps() {
     // An hour later the next change lets it go.
     let later = 2_000 + REMOTE_KEPT_MS;
     let change = Change {
+        generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(2, &[pack("a"), pack("c")])],
     };
     let stamp = (RandomId(3), later);
-    let head = head
-        .with(&change, |_| Some(7), &BTreeMap::new(), stamp)
-        .unwrap();
+    let head = with(&head, &change, &BTreeMap::new(), stamp).unwrap();
     let condemned = names(head.condemned.iter().map(|one| one.key.clone()));
     assert!(
         condemned.contains(&pack("b")) && !condemned.contains(&pack("a")),
@@ -128,21 +142,19 @@ fn what_is_replaced_goes_in_two_steps() {
     );
     // Who needs it takes it back; who does not has it removed.
     let again = Change {
+        generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(1, &[pack("a"), pack("b")])],
     };
     let uploaded = BTreeMap::from([upload(99, &manifest_name(&[1]), 0)]);
-    let back = head
-        .with(&again, |_| Some(7), &uploaded, (RandomId(4), later))
-        .unwrap();
+    let back = with(&head, &again, &uploaded, (RandomId(4), later)).unwrap();
     assert!(names(back.parts.iter().map(|part| part.key.clone())).contains(&pack("b")));
-    let listed = BTreeSet::new();
     let gone = head
-        .collecting(&listed, |_| true, (RandomId(5), later))
+        .collecting(&Listing::default(), |_| true, (RandomId(5), later))
         .unwrap();
     assert_eq!((gone.condemned.len(), gone.removals), (0, 1));
     assert!(names(gone.removed.iter()).contains(&pack("b")));
-    let refused = gone.with(&again, |_| Some(7), &uploaded, (RandomId(6), later));
+    let refused = with(&gone, &again, &uploaded, (RandomId(6), later));
     assert!(
         refused.unwrap_err().contains(&pack("b")),
         "what was given up is named"
@@ -154,22 +166,20 @@ fn what_is_replaced_goes_in_two_steps() {
 fn uploads_do_not_outlast_removals() {
     let mut head = first();
     let change = Change {
+        generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(3, &[pack("d")])],
     };
     let uploaded = [manifest_name(&[3]), pack("d")].map(|name| upload(50, &name, 0));
     let uploaded = BTreeMap::from(uploaded);
-    let with = |head: &Head| {
-        head.with(&change, |_| Some(7), &uploaded, (RandomId(9), 0))
-            .is_ok()
-    };
-    assert!(with(&head));
+    let is_named = |head: &Head| with(head, &change, &uploaded, (RandomId(9), 0)).is_ok();
+    assert!(is_named(&head));
     head.removals = 1;
-    assert!(with(&head));
+    assert!(is_named(&head));
     head.removed = vec![uploaded[&pack("d")].key.clone()];
-    assert!(!with(&head));
+    assert!(!is_named(&head));
     (head.removed, head.removals) = (Vec::new(), 2);
-    assert!(!with(&head));
+    assert!(!is_named(&head));
 }
 
 #[test]
@@ -180,7 +190,7 @@ fn what_is_no_head_is_refused() {
         |json: &serde_json::Value| Head::decode(&serde_json::to_vec(json).unwrap(), &identity());
     assert_eq!(decode(&sound).unwrap(), head);
     type Break = fn(&mut serde_json::Value);
-    let breaks: [Break; 7] = [
+    let breaks: [Break; 8] = [
         |json| json["parts"][0]["key"] = "../../x.0".into(),
         |json| json["snapshots"][0]["parts"][0] = json["snapshots"][0]["parts"][1].clone(),
         |json| json["repository"]["path"] = "other".into(),
@@ -188,6 +198,9 @@ fn what_is_no_head_is_refused() {
         |json| json["snapshots"] = serde_json::json!([json["snapshots"][0], json["snapshots"][0]]),
         |json| json["snapshots"][0]["want"] = "x".repeat(STORE_HEAD_TEXT_BYTES_MAX + 1).into(),
         |json| json["write"] = "1".into(),
+        |json| {
+            json["broken"] = serde_json::json!([pack("x") + ".00000000000000000000000000000007"])
+        },
     ];
     for (number, breaks) in breaks.iter().enumerate() {
         let mut json = sound.clone();
@@ -200,4 +213,92 @@ fn what_is_no_head_is_refused() {
         Head::decode(&bytes, &identity()),
         Err(BadHead::TooLong)
     ));
+}
+
+/// Whatever is not there, or was found to be something else, is uploaded again, and all that had it has the new one.
+#[test]
+fn what_is_lost_or_broken_is_named_by_another_key() {
+    let head = second(&first(), 2_000);
+    let parts = [pack("a"), pack("c")];
+    let change = Change {
+        generation: Generation::default(),
+        mirror: None,
+        snapshots: vec![snapshot(2, &parts)],
+    };
+    assert!(
+        head.says(&change, &all(&head))
+            && head.shows(
+                &change.snapshots[0].about,
+                &format!("{:064x}", 2),
+                &all(&head)
+            )
+    );
+    let key = |head: &Head, name: &str| {
+        let mut keys = head.keys();
+        keys.find(|key| key.name() == name).cloned().unwrap()
+    };
+    let old = key(&head, &pack("a"));
+    let marked = head.with_broken([old.clone()], RandomId(8)).unwrap();
+    assert_eq!(
+        marked.with_broken([old.clone()], RandomId(9)),
+        None,
+        "it knows"
+    );
+    let lost: Listing = head
+        .keys()
+        .filter(|key| **key != old)
+        .map(|key| (key.clone(), 7))
+        .collect();
+    for (head, listing) in [(&marked, all(&marked)), (&head, lost)] {
+        assert!(!head.says(&change, &listing));
+        assert!(!head.shows(&change.snapshots[0].about, &format!("{:064x}", 2), &listing));
+        let stamp = (RandomId(10), 3_000);
+        let missing = head.with(&change, |_| Some(7), (&listing, &BTreeMap::new()), stamp);
+        assert_eq!(missing, Err(NotYet::Missing(vec![pack("a")])));
+        let uploaded = BTreeMap::from([upload(77, &pack("a"), 0)]);
+        let next = head.with(&change, |_| Some(7), (&listing, &uploaded), stamp);
+        let next = next.unwrap();
+        assert!(next.encode().is_some() && next.broken.is_empty());
+        assert_eq!(key(&next, &pack("a")), uploaded[&pack("a")].key);
+        assert_eq!(next.snapshots.len(), 2, "the one before has it, too");
+        assert!(next.condemned.iter().any(|one| one.key == old));
+    }
+}
+
+/// What was there before an expiry is named by nobody again, but for what who has expired it names.
+#[test]
+fn what_has_expired_is_named_no_more() {
+    let head = second(&first(), 2_000);
+    let raised_once = Generation {
+        number: 1,
+        raise: RandomId(90),
+    };
+    let change = Change {
+        generation: raised_once,
+        ..Change::default()
+    };
+    let raised = with(&head, &change, &BTreeMap::new(), (RandomId(11), 3_000)).unwrap();
+    assert_eq!((raised.generation, raised.keys().count()), (1, 0));
+    assert_eq!(raised.condemned.len(), head.keys().count());
+    let mut late = Change {
+        generation: Generation::default(),
+        mirror: None,
+        snapshots: vec![snapshot(2, &[pack("a"), pack("c")])],
+    };
+    let named = |change: &Change| {
+        let there = (&all(&raised), &BTreeMap::new());
+        raised.with(change, |_| Some(7), there, (RandomId(12), 4_000))
+    };
+    assert_eq!(named(&late), Err(NotYet::Behind));
+    late.generation = Generation {
+        number: 1,
+        raise: RandomId(91),
+    };
+    assert_eq!(named(&late), Err(NotYet::Behind), "another's first");
+    late.generation = raised_once;
+    let next = named(&late).unwrap();
+    assert!(next.is_valid(next.current(&late.snapshots[0].about).unwrap()));
+    let mut of_before = next.clone();
+    of_before.snapshots[0].generation = 0;
+    assert!(!of_before.is_valid(&of_before.snapshots[0]));
 }

@@ -1,8 +1,11 @@
 use super::*;
+use crate::extent::{RAW_FRAME_BYTES, low_checksum};
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::Fields;
+use crate::manifest::parts::part_name;
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
+use xxhash_rust::xxh64::xxh64;
 
 const PACK_BYTES: u64 = RAW_FRAME_BYTES + 10;
 const FRAMES_BYTES: u64 = 3 * SUM_PIECE_BYTES + 5;

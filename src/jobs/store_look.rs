@@ -1,0 +1,179 @@
+//! What was shared is looked at now and then: whether the head of a repository still says it, whether all of it is there,
+//! whether something has expired at another server, and what is to be removed.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_local;
+
+use super::shared::{Seen, ShareError, Shared, causes, place_of};
+use super::state::Jobs;
+use crate::archive::place::Archive;
+use crate::io::clock::unix_ms;
+use crate::limits::{
+    REMOTE_KEPT_MS, STORE_LIST_MS, STORE_LOOK_IN_USE_MS, STORE_LOOK_MS, STORE_LOOK_TICK_MS,
+    STORE_SWEEP_MS,
+};
+use crate::manifest::want::Want;
+use crate::repos::repo::Repo;
+use crate::store::remote::collect::{Swept, sweep};
+use crate::store::remote::head::Condemned;
+use crate::store::remote::key::{Place, hex};
+use crate::store::remote::listing::Listing;
+use crate::store::remote::publish::{Base, SystemRandom};
+
+fn is_long_ago(at: Option<Instant>, ms: u64) -> bool {
+    at.is_none_or(|at| at.elapsed() >= Duration::from_millis(ms))
+}
+
+/// Nobody else looks at a head for as long as this is there.
+struct Looking<'s>(&'s Shared, Arc<str>);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.with_seen(&self.1, |seen| seen.is_looked_at = false);
+    }
+}
+
+impl Jobs {
+    /// Looks at the heads of what is here, each in its time.
+    pub(super) async fn keep_shared(self: Rc<Self>) {
+        let Some(shared) = &self.shared else { return };
+        let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
+        loop {
+            tokio::time::sleep(Duration::from_millis(tick_ms)).await;
+            if shared.objects.rests() {
+                continue;
+            }
+            let known = self.catalog.registry.all();
+            let names: HashSet<&Arc<str>> = known.iter().map(|repo| &repo.name).collect();
+            let mut seen = shared.seen.borrow_mut();
+            seen.retain(|name, _| names.contains(name));
+            drop(seen);
+            for repo in known {
+                let is_here = repo.is_mirrored() || repo.has_snapshot();
+                if is_here && self.is_shared(&repo) && self.take_look(shared, &repo) {
+                    spawn_local(self.clone().look_in_turn(repo));
+                }
+            }
+        }
+    }
+
+    /// Whether it is time for a look; if so it is this one's.
+    fn take_look(&self, shared: &Shared, repo: &Repo) -> bool {
+        let interval_ms = match repo.asked.is_in_use() {
+            true => STORE_LOOK_IN_USE_MS,
+            false => STORE_LOOK_MS,
+        };
+        let interval_ms = self.faults.store_look_ms.unwrap_or(interval_ms);
+        shared.with_seen(&repo.name, |seen| {
+            let is_due = !seen.is_looked_at && is_long_ago(seen.looked, interval_ms);
+            if is_due {
+                (seen.is_looked_at, seen.looked) = (true, Some(Instant::now()));
+            }
+            is_due
+        })
+    }
+
+    /// The next look is due at once.
+    pub(super) fn look_shared_soon(&self, name: &Arc<str>) {
+        if let Some(shared) = &self.shared {
+            shared.with_seen(name, |seen| seen.looked = None);
+        }
+    }
+
+    async fn look_in_turn(self: Rc<Self>, repo: Arc<Repo>) {
+        let Some(shared) = &self.shared else { return };
+        let looking = Looking(shared, repo.name.clone());
+        // The semaphore is never closed, so this only waits.
+        let _turn = shared.looks.acquire().await;
+        if let Err(why) = self.look_shared(shared, &repo).await {
+            let (repository, why) = (&*repo.name, causes(&why));
+            tracing::debug!(repository, "what is shared was not looked at: {why}");
+        }
+        drop(looking);
+    }
+
+    async fn look_shared(
+        self: &Rc<Self>,
+        shared: &Shared,
+        repo: &Arc<Repo>,
+    ) -> Result<(), ShareError> {
+        let place = place_of(repo);
+        let (base, _) = self.at_generation(shared, repo, &place).await?;
+        if shared.is_readonly {
+            return Ok(());
+        }
+        if let Some(archive) = repo.archive_of(&Want::default())
+            && !is_shared(shared, (repo, &place), &base, &archive).await?
+        {
+            archive.set_offered(false);
+            self.offer(repo, &archive);
+        }
+        self.sweep_if_due(shared, (repo, &place), &base).await
+    }
+
+    /// Removes what nothing names any more. What is not done is done the next time.
+    async fn sweep_if_due(
+        &self,
+        shared: &Shared,
+        (repo, place): (&Repo, &Place),
+        base: &Base,
+    ) -> Result<(), ShareError> {
+        let now_unix_ms = unix_ms();
+        let kept_ms = self.faults.store_kept_ms.unwrap_or(REMOTE_KEPT_MS);
+        let is_due =
+            |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
+        let has_due = base.head.condemned.iter().any(is_due);
+        let take = |seen: &mut Seen| {
+            let is_time = has_due || is_long_ago(seen.swept, STORE_SWEEP_MS);
+            if is_time {
+                seen.swept = Some(Instant::now());
+            }
+            is_time
+        };
+        if !base.is_there() || !shared.with_seen(&repo.name, take) {
+            return Ok(());
+        }
+        let stamp = (&mut SystemRandom, now_unix_ms);
+        if let Swept::Done { condemned, removed } =
+            sweep(&shared.objects, place, is_due, stamp).await?
+        {
+            let repository = &*repo.name;
+            tracing::debug!(repository, condemned, removed, "swept in the store");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a head shows what an archive does, and all of that is there, as far as it was looked at lately.
+async fn is_shared(
+    shared: &Shared,
+    (repo, place): (&Repo, &Place),
+    base: &Base,
+    archive: &Archive,
+) -> Result<bool, ShareError> {
+    let (about, shows) = (shared.about(&archive.want), hex(&archive.shown));
+    let Some(current) = base.head.current(&about) else {
+        return Ok(false);
+    };
+    if current.shows != shows || !base.head.is_valid(current) {
+        return Ok(false);
+    }
+    let is_known = |seen: &mut Seen| {
+        let listed = seen.listed.filter(|(write, _)| *write == base.head.write);
+        !is_long_ago(listed.map(|(_, at)| at), STORE_LIST_MS)
+    };
+    if shared.with_seen(&repo.name, is_known) {
+        return Ok(true);
+    }
+    let listing = Listing::read(&shared.objects, place).await?;
+    let is_there = !base.head.lacks(current, &listing);
+    if is_there {
+        let now = (base.head.write, Instant::now());
+        shared.with_seen(&repo.name, |seen| seen.listed = Some(now));
+    }
+    Ok(is_there)
+}
