@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::store::remote::any::AnyStore;
-use crate::store::remote::breaker::{Breaker, Outcome};
+use crate::store::remote::breaker::{Breaker, Hears, Outcome};
 use crate::store::remote::objects::{
     Condition, Content, Found, Listed, ObjectError, Objects, Version,
 };
@@ -15,36 +15,32 @@ use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
 #[derive(Debug, Clone)]
 pub(super) struct Guarded {
     objects: AnyStore,
-    breaker: Arc<Mutex<Breaker>>,
+    gate: Arc<Gate>,
+}
+
+/// Whether it is asked.
+#[derive(Debug)]
+struct Gate {
+    breaker: Mutex<Breaker>,
     began: Instant,
     meter: Meter,
 }
 
 /// A request that was admitted; what is not noted of it by its end has been left.
 struct Asked<'g> {
-    guarded: &'g Guarded,
+    gate: &'g Gate,
     outcome: Outcome,
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         let outcome = self.outcome;
-        self.guarded
+        self.gate
             .change(|breaker, now_ms| breaker.note(outcome, now_ms));
     }
 }
 
-impl Guarded {
-    /// That of these settings.
-    pub(super) fn new(objects: AnyStore, meter: Meter) -> Guarded {
-        Guarded {
-            objects,
-            breaker: Arc::default(),
-            began: Instant::now(),
-            meter,
-        }
-    }
-
+impl Gate {
     fn lock(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,16 +67,38 @@ impl Guarded {
         }
         changed
     }
+}
+
+impl Guarded {
+    /// That of these settings.
+    pub(super) fn new(mut objects: AnyStore, meter: Meter) -> Guarded {
+        let gate = Arc::new(Gate {
+            breaker: Mutex::default(),
+            began: Instant::now(),
+            meter,
+        });
+        // A dead store is not found out only when the last piece of gigabytes was given up.
+        let hears = gate.clone();
+        objects.tell(Hears::new(move |outcome| {
+            hears.change(|breaker, now_ms| breaker.note(outcome, now_ms));
+        }));
+        Guarded { objects, gate }
+    }
 
     /// Whether nobody asks it just now.
     pub(super) fn rests(&self) -> bool {
-        let now_ms = self.now_ms();
-        self.lock().rests(now_ms)
+        let now_ms = self.gate.now_ms();
+        self.gate.lock().rests(now_ms)
     }
 
     /// Somebody has waited for it as long as anybody does.
     pub(super) fn trip(&self) {
-        self.change(Breaker::trip);
+        self.gate.change(Breaker::trip);
+    }
+
+    /// The process is about to end.
+    pub(super) fn end_uploads(&self) {
+        self.objects.end_uploads();
     }
 
     async fn ask<T>(
@@ -89,15 +107,15 @@ impl Guarded {
         (op, key): (&'static str, &str),
         answer: impl Future<Output = Result<T, ObjectError>>,
     ) -> Result<T, ObjectError> {
-        if !self.change(Breaker::admits) {
+        if !self.gate.change(Breaker::admits) {
             return Err(ObjectError::Resting {
                 op,
                 key: key.to_owned(),
             });
         }
-        self.meter.add(Event::StoreRequest(request), 1);
+        self.gate.meter.add(Event::StoreRequest(request), 1);
         let mut asked = Asked {
-            guarded: self,
+            gate: &self.gate,
             outcome: Outcome::Left,
         };
         let answer = answer.await;
@@ -108,7 +126,7 @@ impl Guarded {
             _ => Outcome::Answered,
         };
         if asked.outcome == Outcome::Failed {
-            self.meter.add(Event::StoreFailure(request), 1);
+            self.gate.meter.add(Event::StoreFailure(request), 1);
         }
         answer
     }
@@ -131,7 +149,9 @@ impl Objects for Guarded {
         let answer = self.objects.upload(key, content);
         self.ask(StoreRequest::Upload, ("upload", key), answer)
             .await?;
-        self.meter.add(Event::StoreUploadedBytes, content.bytes());
+        self.gate
+            .meter
+            .add(Event::StoreUploadedBytes, content.bytes());
         Ok(())
     }
 
@@ -139,14 +159,16 @@ impl Objects for Guarded {
         let answer = self.objects.get(key, bytes_max);
         let found = self.ask(StoreRequest::Read, ("read", key), answer).await?;
         let bytes = found.as_ref().map_or(0, |found| found.bytes.len());
-        self.meter.add(Event::StoreReadBytes, bytes as u64);
+        self.gate.meter.add(Event::StoreReadBytes, bytes as u64);
         Ok(found)
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let answer = self.objects.get_range(key, range);
         let bytes = self.ask(StoreRequest::Read, ("read", key), answer).await?;
-        self.meter.add(Event::StoreReadBytes, bytes.len() as u64);
+        self.gate
+            .meter
+            .add(Event::StoreReadBytes, bytes.len() as u64);
         Ok(bytes)
     }
 

@@ -13,7 +13,10 @@ use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
-use crate::limits::{OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS};
+use crate::limits::{
+    OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS, OFFERS_AT_ONCE,
+    UPLOADS_END_MS,
+};
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::store::remote::change::Change;
@@ -83,12 +86,22 @@ impl Jobs {
                 Ok(result) => {
                     self.meter.add(Event::Offer(result), 1);
                     tracing::info!(repository, id = %archive.id, result = result.name(), "shared");
+                    shared.is_refused.set(false);
                     wait_ms = OFFER_RETRY_MS;
                 }
                 Err(why) => {
                     self.meter.add(Event::Offer(OfferResult::Failed), 1);
+                    if why.is_denied() {
+                        // It is the same for all, and until somebody has changed it.
+                        wait_ms = OFFER_RETRY_MAX_MS;
+                    }
+                    let is_said = why.is_denied() && shared.is_refused.replace(true);
                     let why = causes(&why);
-                    tracing::warn!(repository, id = %archive.id, wait_ms, "not shared yet: {why}");
+                    if is_said {
+                        tracing::debug!(repository, id = %archive.id, wait_ms, "not shared yet: {why}");
+                    } else {
+                        tracing::warn!(repository, id = %archive.id, wait_ms, "not shared yet: {why}");
+                    }
                     again(shared, &repo.name, &archive);
                     drop(archive);
                     let _put_off = PutOff::new(shared, &repo.name);
@@ -159,14 +172,30 @@ impl Handle<Jobs> {
     /// Waits until all that was to be shared is, but for what cannot be just now, and not for longer than this.
     pub(crate) fn wait_offered(&self, limit: Duration) {
         let (done, is_done) = mpsc::channel();
-        self.spawn(|jobs| async move {
-            while jobs.shared.as_ref().is_some_and(Shared::is_offering) {
-                tokio::time::sleep(Duration::from_millis(OFFERED_LOOK_MS)).await;
+        self.spawn(move |jobs| async move {
+            if let Some(shared) = &jobs.shared {
+                shared.wait_offered(limit).await;
             }
             // Fails when nobody waits any more.
             let _ = done.send(());
         });
-        let _ = is_done.recv_timeout(limit);
+        let _ = is_done.recv_timeout(limit + Duration::from_millis(UPLOADS_END_MS));
+    }
+}
+
+impl Shared {
+    /// The same; what is not uploaded by then is given up, and removed where half of it is there.
+    async fn wait_offered(&self, limit: Duration) {
+        let look = Duration::from_millis(OFFERED_LOOK_MS);
+        let ends = Instant::now() + limit;
+        while self.is_offering() && Instant::now() < ends {
+            tokio::time::sleep(look).await;
+        }
+        self.objects.end_uploads();
+        let ends = Instant::now() + Duration::from_millis(UPLOADS_END_MS);
+        while self.turns.available_permits() < OFFERS_AT_ONCE && Instant::now() < ends {
+            tokio::time::sleep(look).await;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The object store that servers share, as jobs use it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::{Arc, Weak};
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     pub(super) downloads: Arc<Semaphore>,
     /// Of files that were uploaded.
     pub(super) sums: Arc<KnownSums>,
+    /// It is said that the store refuses what this server has to do there.
+    pub(super) is_refused: Cell<bool>,
     /// Held by what looks at heads.
     pub(super) looks: Semaphore,
     /// What was seen of them.
@@ -119,6 +121,15 @@ impl From<StartError> for ShareError {
 }
 
 impl ShareError {
+    /// Whether the store does not let this server do what it has to.
+    pub(super) fn is_denied(&self) -> bool {
+        let denied = |why: &ObjectError| matches!(why, ObjectError::Denied { .. });
+        match self {
+            ShareError::Object(why) | ShareError::Remote(RemoteError::Object(why)) => denied(why),
+            _ => false,
+        }
+    }
+
     /// Whether there was no room on the disk for it.
     pub(super) fn is_disk_full(&self) -> bool {
         is_disk_full(self)
@@ -137,6 +148,7 @@ impl Shared {
             turns: Semaphore::new(OFFERS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             sums: Arc::default(),
+            is_refused: Cell::default(),
             looks: Semaphore::new(STORE_LOOKS_AT_ONCE),
             seen: RefCell::default(),
         })

@@ -22,6 +22,8 @@ pub const STORE_HEAD_TEXT_BYTES_MAX: usize = 8 << 10;
 pub const REMOTE_KEPT_MS: u64 = HOUR_MS;
 /// How often something is uploaded or swapped before it is given up.
 pub const REMOTE_TRIES_MAX: usize = 4;
+/// Wait before it is tried again; it doubles with each try.
+pub const SWAP_RETRY_MS: u64 = 50;
 /// A lease that has not been renewed for so long, as its observer's clock has it, is nobody's.
 pub const LEASE_MS: u64 = 60_000;
 
@@ -48,6 +50,8 @@ pub const OFFER_ROUNDS_MAX: usize = 8;
 pub const OFFER_RETRY_MS: u64 = 1_000;
 /// The longest such wait.
 pub const OFFER_RETRY_MAX_MS: u64 = 5 * 60_000;
+/// How long the end of the server waits for uploads that it has given up to be removed.
+pub const UPLOADS_END_MS: u64 = 2_000;
 /// How often is looked, at the end of the server, whether all is uploaded.
 pub const OFFERED_LOOK_MS: u64 = 20;
 /// Each so many bytes of a file of frames have a checksum: nobody gets a byte before all of these are there.

@@ -30,6 +30,8 @@ pub enum Fault {
     Lost,
     /// It is not done: the store is busy.
     Busy,
+    /// It is not done: the client may not do that.
+    Denied,
 }
 
 #[derive(Default)]
@@ -98,7 +100,8 @@ impl BucketServer {
         *self.state.faults.lock().unwrap() = faults.to_vec();
     }
 
-    /// Has reads wait of all that has this in its key; of nothing any more for `None`.
+    /// Has reads wait of all that has this in its key, or uploads of a piece with this `partNumber`; of nothing any more
+    /// for `None`.
     pub fn hold(&self, text: Option<&str>) {
         self.state.held.send_replace(text.map(str::to_owned));
     }
@@ -140,6 +143,15 @@ async fn answer(
     let body = body.collect().await.map_err(|e| HttpError::new(e.into()))?;
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
+    let uploads = format!("{key}?{}", head.uri.query().unwrap_or_default());
+    if head.method == Method::PUT {
+        let is_held = |held: &Option<String>| {
+            let held = held.as_ref().filter(|held| held.contains("partNumber"));
+            held.is_some_and(|held| uploads.contains(held))
+        };
+        let mut held = state.held.subscribe();
+        let _ = held.wait_for(|held| !is_held(held)).await;
+    }
     if head.method == Method::GET {
         let is_held = |held: &Option<String>| held.as_ref().is_some_and(|held| key.contains(held));
         let mut held = state.held.subscribe();
@@ -173,6 +185,9 @@ async fn answer(
     };
     if fault == Some(Fault::Busy) {
         return Ok(status(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    if fault == Some(Fault::Denied) {
+        return Ok(status(StatusCode::FORBIDDEN));
     }
     let answer = service
         .call(Request::from_parts(head, Body::from(body)))

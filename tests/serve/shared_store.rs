@@ -388,6 +388,45 @@ fn a_bucket_is_shared_as_well() {
     assert!(taken.body == newest.body, "other bytes");
 }
 
+/// A store that refuses is there, and is not asked again and again. And a server that has to leave an upload leaves
+/// nothing of it.
+#[test]
+fn a_refusal_and_an_end_are_taken_for_what_they_are() {
+    let lab = super::new_lab();
+    lab.generate("large", Shape::FewLarge, 20 << 20);
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    bucket.break_heads(&[Fault::Denied]);
+    let server = on_bucket(&lab, &bucket, "refused");
+    hit(&server, "large");
+    server.wait_logged("the store refuses it");
+    assert_eq!(count(&server, "offers", "failed"), 1);
+    let metrics = server.metrics();
+    assert_eq!(metrics.count("tarpon_store_resting", &[]), 0);
+    let failures = metrics.sum("tarpon_store_failures_total", &[]);
+    assert_eq!(failures.unwrap_or(0.0), 0.0);
+    server.stop();
+
+    let bucket = BucketServer::start(&lab.scratch("other-s3"));
+    bucket.hold(Some("partNumber=2"));
+    let settings = Settings {
+        state: lab.scratch("ended"),
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    let ends = ["--store", "s3://farm", "--shutdown-grace", "1s"];
+    let mut server = settings.with(&ends).start();
+    hit(&server, "large");
+    let begun = || {
+        let files = fs::read_dir(lab.scratch("other-s3")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        Vec::from_iter(names.filter(|name| name.contains("upload")))
+    };
+    wait::until_true("an upload has begun", || !begun().is_empty());
+    server.terminate();
+    assert!(server.wait_exit(Duration::from_secs(20)).success());
+    assert_eq!(begun(), Vec::<String>::new());
+}
+
 /// Where there is an upstream, only what is new comes from it; and what is only here is uploaded at the end.
 #[test]
 fn a_mirror_begins_with_what_was_shared() {

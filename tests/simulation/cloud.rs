@@ -470,6 +470,10 @@ impl Objects for SimObjects {
         self.ask("list", dir, listed).await
     }
 
+    async fn before_again(&self, _: usize) {
+        pause().await;
+    }
+
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         let sent = Sent::Delete(key.into());
         self.send("remove", key, sent).await.map(drop)

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::breaker::Hears;
 use super::bucket::Bucket;
 use super::files::FileStore;
 use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
@@ -26,6 +27,22 @@ impl AnyStore {
             StoreUrl::Bucket { name, prefix } => AnyStore::Bucket(Bucket::open(name, prefix)?),
             StoreUrl::Dir(dir) => AnyStore::Files(FileStore::open(dir)),
         })
+    }
+}
+
+impl AnyStore {
+    /// Has somebody hear of each piece of what is uploaded.
+    pub fn tell(&mut self, hears: Hears) {
+        if let AnyStore::Bucket(bucket) = self {
+            bucket.tell(hears);
+        }
+    }
+
+    /// The process is about to end: uploads that run are given up, and what is there of them is removed.
+    pub fn end_uploads(&self) {
+        if let AnyStore::Bucket(bucket) = self {
+            bucket.end_uploads();
+        }
     }
 }
 

@@ -3,6 +3,9 @@
 //!
 //! A function of outcomes and of a clock that nobody sets.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::limits::{STORE_FAILING_MS, STORE_FAILURES_MIN, STORE_REST_MAX_MS, STORE_REST_MS};
 
 /// See the module's text.
@@ -39,6 +42,28 @@ pub enum Outcome {
     Failed,
     /// Whoever asked has left before.
     Left,
+}
+
+/// Hears what has come of requests that are parts of one.
+#[derive(Clone)]
+pub struct Hears(Arc<dyn Fn(Outcome) + Send + Sync>);
+
+impl Hears {
+    /// What does.
+    pub fn new(hears: impl Fn(Outcome) + Send + Sync + 'static) -> Hears {
+        Hears(Arc::new(hears))
+    }
+
+    /// Tells it.
+    pub fn tell(&self, outcome: Outcome) {
+        (self.0)(outcome);
+    }
+}
+
+impl fmt::Debug for Hears {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hears")
+    }
 }
 
 impl Breaker {

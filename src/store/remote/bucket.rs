@@ -17,9 +17,11 @@ use object_store::{
     ClientConfigKey, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
     RetryConfig, UpdateVersion,
 };
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
+use super::breaker::{Hears, Outcome};
 use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
 use super::publish::SystemRandom;
 use super::sums::{FileError, SummedFile};
@@ -33,6 +35,10 @@ use crate::limits::{
 pub struct Bucket {
     client: Arc<AmazonS3>,
     prefix: Path,
+    /// Hears of each piece that is uploaded.
+    hears: Option<Hears>,
+    /// Whether uploads end now.
+    ends: Arc<watch::Sender<bool>>,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -73,7 +79,19 @@ impl Bucket {
         Ok(Bucket {
             client: Arc::new(client.map_err(|e| failed(e.into()))?),
             prefix: Path::parse(prefix).map_err(|e| failed(e.into()))?,
+            hears: None,
+            ends: Arc::new(watch::Sender::new(false)),
         })
+    }
+
+    /// Has somebody hear of each piece of what is uploaded.
+    pub fn tell(&mut self, hears: Hears) {
+        self.hears = Some(hears);
+    }
+
+    /// Uploads that run are given up, and what is there of them is removed.
+    pub fn end_uploads(&self) {
+        self.ends.send_replace(true);
     }
 
     fn path(&self, key: &str) -> Path {
@@ -92,7 +110,13 @@ impl Bucket {
             return Ok(());
         }
         let id = self.client.create_multipart(path).await?;
-        let uploaded = match self.upload_pieces((path, &id), file).await {
+        let mut ends = self.ends.subscribe();
+        let pieces = tokio::select! {
+            pieces = self.upload_pieces((path, &id), file) => pieces,
+            // The sender is there for as long as this is.
+            _ = ends.wait_for(|ends| *ends) => Err(Unmade::Ends),
+        };
+        let uploaded = match pieces {
             Ok(pieces) => {
                 let completed = self.client.complete_multipart(path, &id, pieces).await;
                 completed.map(drop).map_err(Unmade::from)
@@ -122,11 +146,18 @@ impl Bucket {
                 let range = start..bytes.min(start + REMOTE_PIECE_BYTES);
                 let (client, path, id) = (self.client.clone(), path.clone(), id.clone());
                 let (file, number) = ((file.clone(), opened.clone()), next as usize);
+                let hears = self.hears.clone();
+                let tell = move |outcome| hears.iter().for_each(|hears| hears.tell(outcome));
                 running.spawn(async move {
                     let piece = read_piece(file, range).await?;
                     let mut tries = 1;
                     loop {
-                        match client.put_part(&path, &id, number, piece.clone()).await {
+                        let put = client.put_part(&path, &id, number, piece.clone()).await;
+                        tell(match &put {
+                            Err(why) if !is_denied(why) => Outcome::Failed,
+                            _ => Outcome::Answered,
+                        });
+                        match put {
                             Err(_) if tries < REMOTE_TRIES_MAX => {
                                 let wait_ms = PIECE_RETRY_MS << tries;
                                 let jitter_ms = SystemRandom::below(wait_ms);
@@ -166,6 +197,25 @@ enum Unmade {
     There(#[from] object_store::Error),
     #[error(transparent)]
     Thread(#[from] JoinError),
+    #[error("the server ends")]
+    Ends,
+}
+
+fn is_denied(why: &object_store::Error) -> bool {
+    use object_store::Error::{PermissionDenied, Unauthenticated};
+    matches!(why, PermissionDenied { .. } | Unauthenticated { .. })
+}
+
+/// Why a request was not answered as it should be.
+fn unanswered(op: &'static str, key: &str, why: object_store::Error) -> ObjectError {
+    match is_denied(&why) {
+        true => ObjectError::Denied {
+            op,
+            key: key.to_owned(),
+            source: why.into(),
+        },
+        false => failed(op, key, why),
+    }
 }
 
 fn failed(op: &'static str, key: &str, source: impl Into<Failure>) -> ObjectError {
@@ -206,7 +256,7 @@ impl Objects for Bucket {
                 op,
                 key: key.to_owned(),
             }),
-            Err(e) => Err(failed(op, key, e)),
+            Err(e) => Err(unanswered(op, key, e)),
         }
     }
 
@@ -224,6 +274,7 @@ impl Objects for Bucket {
                 key: key.to_owned(),
                 source,
             },
+            Unmade::There(why) => unanswered("upload", key, why),
             why => failed("upload", key, why),
         })
     }
@@ -234,7 +285,7 @@ impl Objects for Bucket {
         let got = self.client.get_opts(&path, GetOptions::default());
         let got = match got.await {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            got => got.map_err(|e| failed(op, key, e))?,
+            got => got.map_err(|e| unanswered(op, key, e))?,
         };
         // What it says of its length bounds what is read of it.
         if got.meta.size > bytes_max as u64 {
@@ -258,7 +309,7 @@ impl Objects for Bucket {
         };
         let bytes = match got {
             Err(object_store::Error::NotFound { .. }) => return Err(absent()),
-            got => got.map_err(|e| failed("read", key, e))?,
+            got => got.map_err(|e| unanswered("read", key, e))?,
         };
         match bytes.len() as u64 == expected {
             true => Ok(bytes.into()),
@@ -268,7 +319,7 @@ impl Objects for Bucket {
 
     async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         let listed = self.client.list_with_delimiter(Some(&self.path(dir))).await;
-        let listed = listed.map_err(|e| failed("list", dir, e))?;
+        let listed = listed.map_err(|e| unanswered("list", dir, e))?;
         let objects = listed.objects.iter();
         let listed = objects.filter_map(|object| {
             Some(Listed {
@@ -282,7 +333,7 @@ impl Objects for Bucket {
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {
         match self.client.delete(&self.path(key)).await {
             Err(object_store::Error::NotFound { .. }) => Ok(()),
-            deleted => deleted.map_err(|e| failed("remove", key, e)),
+            deleted => deleted.map_err(|e| unanswered("remove", key, e)),
         }
     }
 }

@@ -5,8 +5,11 @@
 
 use std::error::Error;
 use std::ops::Range;
+use std::time::Duration;
 
+use super::key::RandomId;
 use super::sums::{FileError, SummedFile};
+use crate::limits::{REMOTE_TRIES_MAX, SWAP_RETRY_MS};
 
 /// What tells one content of an object from another: its `ETag`, which nobody but the store understands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,6 +31,17 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// A file that does not change.
     File(SummedFile),
+}
+
+impl ObjectError {
+    /// Whether it comes to the same if it is done again at once.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            ObjectError::Denied { .. } | ObjectError::Local { .. } | ObjectError::Resting { .. }
+        )
+    }
 }
 
 impl Content {
@@ -108,6 +122,16 @@ pub enum ObjectError {
         /// What is the matter.
         source: FileError,
     },
+    /// This server may not do that, or is not known there.
+    #[error("cannot {op} {key}: the store refuses it: {source}")]
+    Denied {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
+        /// In its words.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// Nobody was asked: the store has not answered lately.
     #[error("cannot {op} {key}: the store does not answer, and is left alone for a while")]
     Resting {
@@ -167,4 +191,12 @@ pub trait Objects {
 
     /// Removes an object. That there is none is no error.
     fn delete(&self, key: &str) -> impl Future<Output = Result<(), ObjectError>>;
+
+    /// Waits before something is done again that has failed so often, longer each time, and never as long as another.
+    fn before_again(&self, tries: usize) -> impl Future<Output = ()> {
+        let wait_ms = SWAP_RETRY_MS << tries.min(REMOTE_TRIES_MAX);
+        let jitter = RandomId::drawn().map_or(0, |drawn| drawn.0 % u128::from(wait_ms));
+        let jitter_ms = u64::try_from(jitter).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(wait_ms + jitter_ms))
+    }
 }

@@ -221,9 +221,10 @@ impl Uploads {
                 Ok(()) => break key,
                 Err(why) => {
                     tries += 1;
-                    if tries == REMOTE_TRIES_MAX {
+                    if tries == REMOTE_TRIES_MAX || why.is_final() {
                         return Err(why.into());
                     }
+                    objects.before_again(tries).await;
                 }
             }
         };

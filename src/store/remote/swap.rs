@@ -39,8 +39,9 @@ pub async fn swap(
             return Ok(Swapped::Lost(found));
         }
         tries += 1;
-        if tries == REMOTE_TRIES_MAX {
+        if tries == REMOTE_TRIES_MAX || why.is_final() {
             return Err(why);
         }
+        objects.before_again(tries).await;
     }
 }
