@@ -18,7 +18,7 @@ use crate::archive::growth::Abandoned;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::{Archive, Files as OpenedFiles, Names};
 
-use crate::limits::{DOWNLOADS_AT_ONCE, PIECE_RETRY_MS, REMOTE_TRIES_MAX};
+use crate::limits::{DOWNLOADS_AT_ONCE, PIECE_RETRY_MS, REMOTE_TRIES_MAX, STORE_STALL_MS};
 use crate::manifest::meta::Meta;
 use crate::manifest::parts::part_name;
 use crate::repos::repo::Repo;
@@ -223,7 +223,10 @@ impl Download {
     ) -> Result<(), ShareError> {
         while !is_enough(self) {
             self.ask();
-            let Some(fetched) = self.running.join_next().await else {
+            let wait_ms = jobs.faults.store_stall_ms.unwrap_or(STORE_STALL_MS);
+            let limit = Duration::from_millis(wait_ms);
+            let next = tokio::time::timeout(limit, self.running.join_next()).await;
+            let Some(fetched) = next.map_err(|_| ShareError::Slow { wait_ms })? else {
                 break;
             };
             let (stretch, fetched) = fetched?;

@@ -6,23 +6,24 @@
 //!   That it is going to is noted in the mirror before anything goes, so that a server that is killed in between does it
 //!   when it is there again.
 //! - Who finds a later one than its own compares its mirror with the upstream, and removes all that no ref leads to, however
-//!   lately it was left: so it need not know what has expired. Only then it is of that generation, and shares again.
+//!   lately it was left: so it need not know what has expired. Only then it is of that generation, and shares again. Where
+//!   the upstream does not answer for an hour, what others have shared since takes the place of all that it has.
 //! - It is raised by a swap alone, also where there is no head yet: two that count by themselves would mean two things by one
 //!   number.
 //! - Who finds an earlier one, in a store that was restored, raises it to its own.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
 use super::left::locks;
-use super::shared::{ShareError, Shared};
+use super::shared::{Seen, ShareError, Shared};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
-use crate::limits::OFFER_ROUNDS_MAX;
+use crate::limits::{OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
 use crate::manifest::want::Want;
 use crate::mirror::{Expired, Generation as Noted, Git, MirrorError};
 use crate::repos::repo::Repo;
@@ -50,25 +51,22 @@ impl Jobs {
         git: &Git,
     ) -> Result<Expired, MirrorError> {
         let (expiry, now) = (self.config.unreachable_expiry, super::maintain::now());
-        let before = match self.tells(repo) {
-            true => Some(read(repo).await?),
-            false => None,
+        let Some(shared) = self.shared.as_ref().filter(|_| self.tells(repo)) else {
+            return git.expire(&repo.mirror, locks(repo), expiry, now).await;
         };
-        if let Some(before) = before.filter(|before| !before.is_due) {
-            let due = Noted {
-                is_due: true,
-                ..before
-            };
-            write(repo, due).await?;
-        }
+        // Who tells others meanwhile would tell them before it is so, and take this for told.
+        let telling = shared.with_seen(&repo.name, |seen| seen.telling.clone());
+        let _alone = telling.lock().await;
+        let mut was_due = false;
+        let begin = |noted: &mut Noted| was_due = std::mem::replace(&mut noted.is_due, true);
+        note(shared, repo, begin).await?;
         let expired = git.expire(&repo.mirror, locks(repo), expiry, now).await;
-        match (&expired, before) {
-            (Ok(Expired::Nothing | Expired::Busy | Expired::AnnexBroken), Some(before)) => {
-                write(repo, before).await?;
+        match &expired {
+            Ok(Expired::Nothing | Expired::Busy | Expired::AnnexBroken) => {
+                note(shared, repo, |noted| noted.is_due = was_due).await?;
             }
             // Something is gone, or may be.
-            (_, Some(_)) => self.look_shared_soon(&repo.name),
-            _ => {}
+            _ => self.look_shared_soon(&repo.name),
         }
         expired
     }
@@ -88,37 +86,87 @@ impl Jobs {
                 self.drop_earlier(shared, repo, &base).await;
                 return Ok((base, generation));
             }
-            let mut noted = read(repo).await?;
-            let mut own = Generation {
-                number: noted.number,
-                raise: RandomId(noted.raise),
-            };
+            let mut own = generation_of(read(repo).await?);
             if base.head.is_later(own) {
                 let asker = Asker::of(Cause::Timer);
-                self.fresh_since(repo, read_at, &asker).await?;
+                if let Err(why) = self.fresh_since(repo, read_at, &asker).await {
+                    self.drop_if_long_behind(shared, repo, &base).await;
+                    return Err(why.into());
+                }
                 self.leave_expired(repo).await?;
+                shared.with_seen(&repo.name, |seen| seen.behind = None);
                 // What the store had forgotten is told again.
-                noted.is_due |= !base.head.follows(own);
+                let is_forgotten = !base.head.follows(own);
                 own = base.head.at();
-                write(repo, noted_of(own, noted.is_due)).await?;
+                note(shared, repo, |noted| {
+                    (noted.number, noted.raise) = (own.number, own.raise.0);
+                    noted.is_due |= is_forgotten;
+                })
+                .await?;
             }
-            let is_behind = base.is_there() && base.head.generation < own.number;
-            if shared.is_readonly || !(noted.is_due || is_behind) {
+            if shared.is_readonly || self.is_told(shared, (repo, place), &base, own).await? {
                 return Ok((base, own));
-            }
-            if noted.is_due {
-                own = Generation {
-                    number: own.number + 1,
-                    raise: SystemRandom.draw(),
-                };
-            }
-            if raise(shared, place, &base, own).await? {
-                write(repo, noted_of(own, false)).await?;
-                let (repository, generation) = (&*repo.name, own.number);
-                tracing::info!(repository, generation, "what has expired is shared no more");
             }
         }
         Err(ShareError::Busy)
+    }
+
+    /// Whether there is nothing to tell the others, or something expires just now; else it is told, if nobody else was faster.
+    async fn is_told(
+        &self,
+        shared: &Shared,
+        (repo, place): (&Repo, &Place),
+        base: &Base,
+        own: Generation,
+    ) -> Result<bool, ShareError> {
+        let telling = shared.with_seen(&repo.name, |seen| seen.telling.clone());
+        let Ok(_alone) = telling.try_lock() else {
+            return Ok(true);
+        };
+        let is_due = read(repo).await?.is_due;
+        let is_behind = base.is_there() && base.head.generation < own.number;
+        if !(is_due || is_behind) {
+            return Ok(true);
+        }
+        let next = match is_due {
+            false => own,
+            true => Generation {
+                number: own.number + 1,
+                raise: SystemRandom.draw(),
+            },
+        };
+        if raise(shared, place, base, next).await? {
+            note(shared, repo, |noted| {
+                *noted = Noted {
+                    number: next.number,
+                    raise: next.raise.0,
+                    is_due: false,
+                };
+            })
+            .await?;
+            let (repository, generation) = (&*repo.name, next.number);
+            tracing::info!(repository, generation, "what has expired is shared no more");
+        }
+        Ok(false)
+    }
+
+    /// Where the upstream does not say for long what refs lead to now, what others have shared since takes the place of mirror
+    /// and snapshots, if there is something and the mirror is nobody's own.
+    async fn drop_if_long_behind(self: &Rc<Self>, shared: &Shared, repo: &Arc<Repo>, base: &Base) {
+        let kept_ms = self.faults.store_kept_ms.unwrap_or(REMOTE_KEPT_MS);
+        let since = |seen: &mut Seen| *seen.behind.get_or_insert_with(Instant::now);
+        let behind = shared.with_seen(&repo.name, since).elapsed();
+        let current = base.head.current(&shared.about(&Want::default()));
+        let is_there = current.is_some_and(|current| base.head.is_valid(current));
+        if is_there && repo.notes.is_clonable() && behind >= Duration::from_millis(kept_ms) {
+            let repository = &*repo.name;
+            tracing::warn!(
+                repository,
+                "dropped: something has expired elsewhere, and the upstream cannot be compared"
+            );
+            self.drop_all(repo).await;
+            shared.with_seen(&repo.name, |seen| seen.behind = None);
+        }
     }
 
     /// Where there is no mirror nobody can tell what is in a snapshot that no head of now names.
@@ -160,11 +208,10 @@ async fn raise(
     Ok(matches!(raised.await?, Published::Done(_)))
 }
 
-fn noted_of(generation: Generation, is_due: bool) -> Noted {
-    Noted {
-        number: generation.number,
-        raise: generation.raise.0,
-        is_due,
+fn generation_of(noted: Noted) -> Generation {
+    Generation {
+        number: noted.number,
+        raise: RandomId(noted.raise),
     }
 }
 
@@ -173,7 +220,15 @@ async fn read(repo: &Repo) -> Result<Noted, MirrorError> {
     on_disk(repo, move || Noted::read(&mirror)).await
 }
 
-async fn write(repo: &Repo, noted: Noted) -> Result<(), MirrorError> {
+/// Changes what a mirror notes, one at a time.
+async fn note(
+    shared: &Shared,
+    repo: &Repo,
+    change: impl FnOnce(&mut Noted),
+) -> Result<(), MirrorError> {
+    let _alone = shared.noting.lock().await;
+    let mut noted = read(repo).await?;
+    change(&mut noted);
     let mirror = repo.mirror.clone();
     on_disk(repo, move || noted.write(&mirror)).await
 }

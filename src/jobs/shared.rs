@@ -6,7 +6,7 @@ use std::error::Error;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) sums: Arc<KnownSums>,
     /// It is said that the store refuses what this server has to do there.
     pub(super) is_refused: Cell<bool>,
+    /// Held by what changes the note of a mirror's generation.
+    pub(super) noting: Mutex<()>,
     /// Held by what looks at heads.
     pub(super) looks: Semaphore,
     /// What was seen of them.
@@ -69,6 +71,12 @@ pub(super) struct Seen {
     pub(super) looked: Option<Instant>,
     /// Somebody looks now.
     pub(super) is_looked_at: bool,
+    /// Held while something expires here, or the others are told of it.
+    pub(super) telling: Arc<Mutex<()>>,
+    /// Since when something has expired that may be here still.
+    pub(super) behind: Option<Instant>,
+    /// Of which write it was heard that it shows something else.
+    pub(super) followed: Option<RandomId>,
     /// Of which write all that it names was there, and when.
     pub(super) listed: Option<(RandomId, Instant)>,
     /// When what nothing names was last looked for.
@@ -149,6 +157,7 @@ impl Shared {
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             sums: Arc::default(),
             is_refused: Cell::default(),
+            noting: Mutex::default(),
             looks: Semaphore::new(STORE_LOOKS_AT_ONCE),
             seen: RefCell::default(),
         })

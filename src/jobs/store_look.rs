@@ -103,10 +103,17 @@ impl Jobs {
     ) -> Result<(), ShareError> {
         let place = place_of(repo);
         let (base, _) = self.at_generation(shared, repo, &place).await?;
+        let archive = repo.archive_of(&Want::default());
+        if let Some(archive) = &archive
+            && shows_other(shared, repo, &base, archive)
+        {
+            // Which of the two is newer the upstream says.
+            self.clone().look_soon(repo.clone()).await;
+        }
         if shared.is_readonly {
             return Ok(());
         }
-        if let Some(archive) = repo.archive_of(&Want::default())
+        if let Some(archive) = archive
             && !is_shared(shared, (repo, &place), &base, &archive).await?
         {
             archive.set_offered(false);
@@ -146,6 +153,16 @@ impl Jobs {
         }
         Ok(())
     }
+}
+
+/// Whether a head shows something else than an archive does, by a write of which nobody has heard here.
+fn shows_other(shared: &Shared, repo: &Repo, base: &Base, archive: &Archive) -> bool {
+    let current = base.head.current(&shared.about(&archive.want));
+    let is_other = current.is_some_and(|current| current.shows != hex(&archive.shown));
+    is_other
+        && shared.with_seen(&repo.name, |seen| {
+            seen.followed.replace(base.head.write) != Some(base.head.write)
+        })
 }
 
 /// Whether a head shows what an archive does, and all of that is there, as far as it was looked at lately.

@@ -70,6 +70,9 @@ pub const PIECE_RETRY_MS: u64 = 50;
 pub const STORE_FIRST_WAIT_MS: u64 = 3_000;
 /// The same for the first byte of it that can be served.
 pub const STORE_BEGIN_WAIT_MS: u64 = 10_000;
+/// The same for each further one: what comes more slowly is left, and the repository is cloned. Of the most that is asked for
+/// at once that is half a MB/s.
+pub const STORE_STALL_MS: u64 = 60 * SECOND_MS;
 /// A store of which no request was answered for so long,
 pub const STORE_FAILING_MS: u64 = 3_000;
 /// and at least so many have failed in a row, is left alone.
@@ -80,9 +83,9 @@ pub const STORE_REST_MS: u64 = 2_000;
 pub const STORE_REST_MAX_MS: u64 = 60_000;
 
 /// How often is seen whose head is to be looked at: what is said there, and whether what was shared is there,
-pub const STORE_LOOK_TICK_MS: u64 = 10 * SECOND_MS;
+pub const STORE_LOOK_TICK_MS: u64 = SECOND_MS;
 /// of a repository in use after so long,
-pub const STORE_LOOK_IN_USE_MS: u64 = 60 * SECOND_MS;
+pub const STORE_LOOK_IN_USE_MS: u64 = 10 * SECOND_MS;
 /// and of others.
 pub const STORE_LOOK_MS: u64 = HOUR_MS / 2;
 /// Whether all is there that a head names is looked at when somebody has written it, and once more after so long.

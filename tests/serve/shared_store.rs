@@ -297,16 +297,20 @@ fn what_expires_at_one_server_is_gone_everywhere() {
     let by_id = format!("{target}?commit={id}");
     second.get(&by_id).expect(404);
     expect_clone(&lab, "small", &hit(&second, "small").body);
-    let third = start("third");
-    third.wait_logged("removed what has expired elsewhere");
-    wait_gone(&homes[2]);
-    third.get(&by_id).expect(404);
-    expect_clone(&lab, "small", &hit(&third, "small").body);
     let fresh = start("fourth");
     expect_clone(&lab, "small", &hit(&fresh, "small").body);
-    for server in [&first, &second, &third, &fresh] {
+    for server in [&first, &second, &fresh] {
         assert_eq!(count(server, "offers", "failed"), 0);
     }
+    // Without an upstream nobody can say what its mirror may have.
+    let shared = hit(&fresh, "small");
+    lab.hide("small");
+    let third = start("third");
+    third.wait_logged("the upstream cannot be compared");
+    wait_gone(&homes[2]);
+    let taken = third.get(&target).expect(200);
+    assert_eq!(taken.head.etag(), shared.head.etag());
+    assert!(taken.body == shared.body, "other bytes");
     for home in homes.iter().chain([&lab.scratch("store")]) {
         assert!(!is_below(home, part), "{} again", home.display());
     }
@@ -355,6 +359,20 @@ fn what_is_in_a_bucket_is_served_as_it_comes() {
         "other bytes after a restart"
     );
     assert_eq!(bucket.read_bytes(), read, "read again");
+
+    // What comes no further is left.
+    bucket.hold(Some(".pack."));
+    let settings = Settings {
+        state: lab.scratch("stalled"),
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    let settings = settings.with(&["--store", "s3://farm"]);
+    let stalled = settings.with_fault("store-stall-ms=300").start();
+    let cut = stalled.get(&lab::target("large"));
+    assert_eq!((cut.head.status, cut.end), (200, End::Truncated));
+    wait::until_true("it is left", || count(&stalled, "imports", "failed") == 1);
+    bucket.hold(None);
 }
 
 /// A bucket, of whose first three heads the store says something else than what it has done.
@@ -386,6 +404,38 @@ fn a_bucket_is_shared_as_well() {
     let taken = second.get(&target).expect(200);
     assert_eq!(taken.head.etag(), newest.head.etag());
     assert!(taken.body == newest.body, "other bytes");
+}
+
+/// Nobody tells the others, and no timer of theirs is due: the head does.
+#[test]
+fn what_one_server_has_seen_the_others_follow() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let far = ["--fetch-interval", "720h", "--ref-check-interval", "1h"];
+    let start = |name: &str, store: &[&str]| {
+        let settings = Settings {
+            state: lab.scratch(name),
+            ..lab.settings()
+        };
+        let settings = settings.with(&far).with(&["--store", &url]).with(store);
+        settings.with_fault("store-look-ms=100").start()
+    };
+    let first = start("first", &[]);
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    let others = [start("second", &[]), start("third", &["--store-readonly"])];
+    for server in &others {
+        hit(server, "small");
+        server.wait_logged("\"shared\":true");
+    }
+    let pushed = push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
+    wait_shared(&first, 2);
+    for server in &others {
+        wait::until_true("it follows", || {
+            let answer = server.get(&lab::target("small")).expect(200);
+            answer.head.get("x-cachew-snapshot-commit") == Some(&*pushed)
+        });
+    }
 }
 
 /// A store that refuses is there, and is not asked again and again. And a server that has to leave an upload leaves

@@ -460,12 +460,14 @@ impl Objects for SimObjects {
 
     async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         let listed = |cloud: &Cloud| {
-            let listed = cloud.parts().into_iter().map(|name| {
-                let key = format!("{}/{name}", cloud.place.parts());
-                let bytes = cloud.objects[&key].0.len() as u64;
-                Listed { name, bytes }
+            let below = format!("{dir}/");
+            let of_it = cloud.objects.range(below.clone()..);
+            let of_it = of_it.map_while(|(key, (bytes, _))| {
+                let name = key.strip_prefix(&below)?.to_owned();
+                let bytes = bytes.len() as u64;
+                Some(Listed { name, bytes })
             });
-            listed.collect()
+            of_it.collect()
         };
         self.ask("list", dir, listed).await
     }

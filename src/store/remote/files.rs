@@ -9,16 +9,21 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::key::RandomId;
 use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
-use super::sums::{FileError, SummedFile};
+use super::sums::SummedFile;
 use crate::io::fs::{Fs, Os};
-use crate::limits::{REMOTE_PIECE_BYTES, STORE_HEAD_BYTES_MAX};
+use crate::limits::{
+    REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES, REMOTE_SILENCE_MS, STORE_HEAD_BYTES_MAX,
+};
 
 /// See the module's text.
 #[derive(Debug, Clone)]
@@ -139,15 +144,6 @@ impl FileStore {
         Ok(Some(version(bytes)))
     }
 
-    fn upload_now(&self, key: &str, content: &Content) -> Result<(), Unmade> {
-        let mut draft = self.draft()?;
-        match content {
-            Content::Bytes(bytes) => draft.file.write_all(bytes)?,
-            Content::File(file) => copy(file, &mut draft.file)?,
-        }
-        Ok(self.name(draft, key)?)
-    }
-
     fn list_now(&self, dir: &str) -> io::Result<Vec<Listed>> {
         let dir = self.dir.join(dir);
         let names = match Os.list(&dir) {
@@ -168,40 +164,59 @@ impl FileStore {
         Ok(listed)
     }
 
-    /// Runs what blocks beside the plane.
+    /// Runs what blocks beside the plane. A disk that does not answer is left: its thread ends when it does.
     async fn run<T: Send + 'static>(
         &self,
         (op, key): (&'static str, &str),
+        limit_ms: u64,
         work: impl FnOnce(&FileStore) -> io::Result<T> + Send + 'static,
     ) -> Result<T, ObjectError> {
         let store = self.clone();
-        let done = spawn_blocking(move || work(&store)).await;
-        let done = done.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let done = spawn_blocking(move || work(&store));
+        let done = match timeout(Duration::from_millis(limit_ms), done).await {
+            Ok(done) => done.unwrap_or_else(|panic| Err(io::Error::other(panic))),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
         done.map_err(|source| ObjectError::Failed {
             op,
             key: self.dir.join(key).display().to_string(),
             source: source.into(),
         })
     }
-}
 
-/// Why an object was not uploaded.
-#[derive(Debug, thiserror::Error)]
-enum Unmade {
-    #[error(transparent)]
-    Here(#[from] FileError),
-    #[error(transparent)]
-    There(#[from] io::Error),
-}
-
-fn copy(file: &SummedFile, to: &mut File) -> Result<(), Unmade> {
-    let (from, bytes, mut at) = (file.open()?, file.pieces.bytes, 0);
-    while at < bytes {
-        let end = bytes.min(at + REMOTE_PIECE_BYTES);
-        to.write_all(&file.read(&from, at..end)?)?;
-        at = end;
+    /// Copies a file piece by piece, so that one on a slow disk may be as long as it is.
+    async fn copy(
+        &self,
+        key: &str,
+        file: &SummedFile,
+        mut draft: Draft,
+    ) -> Result<Draft, ObjectError> {
+        let what = ("upload", key);
+        let local = |source| ObjectError::Local {
+            key: key.to_owned(),
+            source,
+        };
+        let (owned, limit_ms) = (file.clone(), REMOTE_SILENCE_MS);
+        let opened = self.run(what, limit_ms, move |_| Ok(owned.open()));
+        let from = Arc::new(opened.await?.map_err(local)?);
+        let (bytes, mut at) = (file.pieces.bytes, 0);
+        while at < bytes {
+            let end = bytes.min(at + REMOTE_PIECE_BYTES);
+            let (file, from) = (file.clone(), from.clone());
+            let copied = self.run(what, REMOTE_EXCHANGE_MS, move |_| {
+                Ok(match file.read(&from, at..end) {
+                    Ok(piece) => {
+                        draft.file.write_all(&piece)?;
+                        Ok(draft)
+                    }
+                    Err(why) => Err(why),
+                })
+            });
+            draft = copied.await?.map_err(local)?;
+            at = end;
+        }
+        Ok(draft)
     }
-    Ok(())
 }
 
 /// What is swapped has a random number in it, so no content ever comes again.
@@ -221,31 +236,33 @@ impl Objects for FileStore {
     ) -> Result<Version, ObjectError> {
         let (op, owned, condition) = ("write", key.to_owned(), condition.clone());
         let swap = move |store: &FileStore| store.swap_now(&owned, &bytes, &condition);
-        let swapped = self.run((op, key), swap).await?;
+        let swapped = self.run((op, key), REMOTE_SILENCE_MS, swap).await?;
         let key = key.to_owned();
         swapped.ok_or(ObjectError::Refused { op, key })
     }
 
     async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
-        let (owned, content) = (key.to_owned(), content.clone());
-        let upload = move |store: &FileStore| match store.upload_now(&owned, &content) {
-            Ok(()) => Ok(None),
-            Err(Unmade::Here(why)) => Ok(Some(why)),
-            Err(Unmade::There(why)) => Err(why),
-        };
-        match self.run(("upload", key), upload).await? {
-            None => Ok(()),
-            Some(source) => Err(ObjectError::Local {
-                key: key.to_owned(),
-                source,
-            }),
+        let (what, owned) = (("upload", key), key.to_owned());
+        let mut draft = self.run(what, REMOTE_SILENCE_MS, FileStore::draft).await?;
+        match content {
+            Content::File(file) => draft = self.copy(key, file, draft).await?,
+            Content::Bytes(bytes) => {
+                let bytes = bytes.clone();
+                let write = move |_: &FileStore| draft.file.write_all(&bytes).map(|()| draft);
+                draft = self.run(what, REMOTE_EXCHANGE_MS, write).await?;
+            }
         }
+        // All of it has to be on the disk.
+        let name = move |store: &FileStore| store.name(draft, &owned);
+        self.run(what, REMOTE_EXCHANGE_MS, name).await
     }
 
     async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
         let owned = key.to_owned();
-        self.run(("read", key), move |store| store.read(&owned, bytes_max))
-            .await
+        self.run(("read", key), REMOTE_SILENCE_MS, move |store| {
+            store.read(&owned, bytes_max)
+        })
+        .await
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
@@ -262,15 +279,17 @@ impl Objects for FileStore {
                 read => read.map(|()| Some(bytes)),
             }
         };
-        let read = self.run(("read", key), read).await?;
+        let read = self.run(("read", key), REMOTE_SILENCE_MS, read).await?;
         let (op, key) = ("read", key.to_owned());
         read.ok_or(ObjectError::Absent { op, key })
     }
 
     async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
         let owned = dir.to_owned();
-        self.run(("list", dir), move |store| store.list_now(&owned))
-            .await
+        self.run(("list", dir), REMOTE_SILENCE_MS, move |store| {
+            store.list_now(&owned)
+        })
+        .await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {
@@ -279,7 +298,7 @@ impl Objects for FileStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             deleted => deleted,
         };
-        self.run(("remove", key), delete).await
+        self.run(("remove", key), REMOTE_SILENCE_MS, delete).await
     }
 }
 
@@ -290,8 +309,8 @@ mod tests {
     use super::*;
 
     fn run<T>(work: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.unwrap().block_on(work)
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().unwrap().block_on(work)
     }
 
     #[test]
