@@ -16,7 +16,7 @@ mod recent;
 
 pub use error::RefsError;
 pub use list::{Follow, Head, MirrorRefs, Ref};
-pub(crate) use loose::{Loose, read_head, read_loose, read_loose_within};
+pub(crate) use loose::{Loose, read_head, read_loose, read_loose_at, read_loose_within};
 pub(crate) use name::{Way, full_id, in_the_way, is_ref_name};
 pub(crate) use packed::{each_packed, read_packed_where};
 pub use read::read;

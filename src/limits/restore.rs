@@ -259,6 +259,8 @@ pub const RESTORE_NOTE_BYTES_MAX: u64 = 64 << 10;
 pub const UPDATE_NOTE_BYTES_MAX: u64 = 4096;
 /// How many of them are noted.
 pub const UPDATE_NOTED_MAX: usize = 32;
+/// How often the refs of a working copy are looked at that move meanwhile.
+pub const REFS_LOOKED_MAX: u32 = 3;
 /// How often a lock is tried that a run which was killed has left.
 pub const LOCK_TRIES_MAX: usize = 3;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs

@@ -38,6 +38,12 @@ pub(crate) fn read_head(mirror: &Path) -> Result<Head, RefsError> {
     })
 }
 
+/// Reads the loose ref at `path`, if one is there.
+pub(crate) fn read_loose_at(path: &Path) -> Result<Option<Loose>, RefsError> {
+    let read = read_file(path, limits::LOOSE_REF_BYTES_MAX)?;
+    read.map(|(bytes, _)| parse_loose(path, &bytes)).transpose()
+}
+
 /// Reads every loose ref under `refs/`.
 pub(crate) fn read_loose(mirror: &Path) -> Result<BTreeMap<BString, Loose>, RefsError> {
     read_loose_within(mirror, limits::PACKED_REFS_BYTES_MAX)

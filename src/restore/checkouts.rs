@@ -165,7 +165,7 @@ impl<'s> Checkouts<'s> {
 
     /// Takes away what all of them track, and their `.git`. Gives the directories of those of which
     /// something stays: what they do not track.
-    pub(super) fn take_out(mut self, moves: &mut Moves) -> Result<Vec<PathBuf>, RestoreError> {
+    pub(super) fn take_out(mut self, moves: &mut Moves<'_>) -> Result<Vec<PathBuf>, RestoreError> {
         self.left_bytes = OLD_INDEX_BYTES_MAX;
         let found = std::mem::take(&mut self.found);
         // Those inside first: then what is around them may be empty.

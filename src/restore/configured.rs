@@ -49,8 +49,14 @@ impl Configured {
         set.map(drop).map_err(|e| wrong(&e))
     }
 
-    /// Removes those of the sections `section` whose names are none of these.
-    pub(super) fn retain(&mut self, section: &str, is_one: impl Fn(&[u8]) -> bool) {
+    /// Whether anything says what a key of a section, or of one of several, is.
+    pub(super) fn has(&self, (section, name): (&str, Option<&BStr>), key: &str) -> bool {
+        self.config.raw_value_by(section, name, key).is_ok()
+    }
+
+    /// Removes these keys from those of the sections `section` whose names are none of these, and sections that have
+    /// nothing else.
+    pub(super) fn retain(&mut self, section: &str, keys: &[&str], is_one: impl Fn(&[u8]) -> bool) {
         let sections = self.config.sections_by_name(section).into_iter().flatten();
         let names = sections.filter_map(|section| {
             let name = section.header().subsection_name();
@@ -58,7 +64,15 @@ impl Configured {
         });
         let names: Vec<BString> = names.filter(|name| !is_one(name)).collect();
         for name in &names {
-            self.config.remove_section(section, Some(name.as_bstr()));
+            let Ok(mut one) = self.config.section_mut(section, Some(name.as_bstr())) else {
+                continue;
+            };
+            for key in keys {
+                while one.remove(key).is_some() {}
+            }
+            if one.num_values() == 0 {
+                self.config.remove_section(section, Some(name.as_bstr()));
+            }
         }
     }
 

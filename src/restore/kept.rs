@@ -13,14 +13,15 @@ use super::staging::Staging;
 use super::stop::Stop;
 
 /// What would be lost of commits and stashes of the working copy at the target of `staging`, whose repository is at
-/// `git_dir`, if its refs were replaced and nothing else. What the `known` lead to somebody else has.
+/// `git_dir`, if its refs were replaced and nothing else. What the `known` lead to somebody else has, and exactly
+/// `theirs` the upstream has.
 pub(super) fn of_refs(
     stop: &Stop,
     staging: &Staging,
     git_dir: &Path,
-    known: &[ObjectId],
+    (known, theirs): (&[ObjectId], Vec<ObjectId>),
 ) -> Result<Lost, Unseen> {
-    local::lost_with_refs(stop, git_dir, &staging.old(), known)
+    local::lost_with_refs(stop, git_dir, &staging.old(), (known, theirs))
 }
 
 /// The same if these repositories of its submodules were removed.
@@ -87,6 +88,11 @@ pub(super) fn said(lost: &Lost) -> Vec<String> {
             "nobody else has the stashes",
             &lost.stashes,
             "apply, commit and push them first, or drop them (git stash drop)",
+        ),
+        (
+            "nobody else may have what is no commit and is tagged as",
+            &lost.tags,
+            "push them first (git push origin TAG)",
         ),
         (
             "nobody else may have what was added of",

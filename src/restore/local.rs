@@ -29,7 +29,7 @@ use crate::limits::{
     FETCHED_BYTES_MAX, LOCAL_TRIED_MAX, OLD_INDEX_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
     STASH_LOG_BYTES_MAX,
 };
-use tips::{Tips, TipsError};
+use tips::{Others, Tips, TipsError};
 
 /// What nobody else has of a repository, and of those of its submodules: names of some of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(super) struct Lost {
     /// not the last restore, leads to.
     pub commits: Names,
     pub stashes: Names,
+    /// Tags and the like that lead to what is no commit and nobody else's.
+    pub tags: Names,
     /// Files that were added to the index and are not in HEAD's commit.
     pub added: Names,
 }
@@ -63,14 +65,16 @@ impl Lost {
     pub(super) fn extend(&mut self, lost: Lost) {
         self.commits.append(lost.commits, |name| name);
         self.stashes.append(lost.stashes, |name| name);
+        self.tags.append(lost.tags, |name| name);
         self.added.append(lost.added, |name| name);
     }
 
     /// Adds what is lost with a submodule of this name.
-    fn add(&mut self, of: &str, lost: Lost) {
+    pub(super) fn add(&mut self, of: &str, lost: Lost) {
         let named = |what: String| format!("{what} of its submodule {of}");
         self.commits.append(lost.commits, named);
         self.stashes.append(lost.stashes, named);
+        self.tags.append(lost.tags, named);
         self.added.append(lost.added, named);
     }
 }
@@ -84,7 +88,7 @@ pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost
         return Ok(Lost::default());
     }
     let known: Vec<ObjectId> = note(&git_dir).into_iter().collect();
-    let look = Look::new(stop, scratch, Index::Goes);
+    let look = Look::new(stop, scratch, Index::Goes, Others::Known);
     let mut lost = look.lost_of(&git_dir, &known)?;
     look.add_submodules(nested::submodules(&git_dir)?, &mut lost)?;
     Ok(lost)
@@ -96,7 +100,7 @@ pub(super) fn lost_with(
     submodules: Vec<Submodule>,
     scratch: &Path,
 ) -> Result<Lost, Unseen> {
-    let look = Look::new(stop, scratch, Index::Goes);
+    let look = Look::new(stop, scratch, Index::Goes, Others::Own(None));
     let mut lost = Lost::default();
     for one in submodules {
         let inside = nested::submodules(&one.git_dir)?;
@@ -107,18 +111,22 @@ pub(super) fn lost_with(
 }
 
 /// What would be lost of the repository at `git_dir` if its refs were replaced and nothing else; what the last
-/// restore and `known` lead to is somebody else's, too.
+/// restore and `known` lead to is somebody else's, too, and so is exactly what the upstream's refs are at, which are
+/// `theirs`.
 pub(super) fn lost_with_refs(
     stop: &Stop,
     git_dir: &Path,
     scratch: &Path,
-    known: &[ObjectId],
+    (known, mut theirs): (&[ObjectId], Vec<ObjectId>),
 ) -> Result<Lost, Unseen> {
     let known: Vec<ObjectId> = note(git_dir)
         .into_iter()
         .chain(known.iter().copied())
         .collect();
-    Look::new(stop, scratch, Index::Stays).lost_of(git_dir, &known)
+    theirs.extend(&known);
+    theirs.sort_unstable();
+    let others = Others::Own(Some(&theirs));
+    Look::new(stop, scratch, Index::Stays, others).lost_of(git_dir, &known)
 }
 
 /// What becomes of the index.
@@ -132,6 +140,7 @@ enum Index {
 struct Look<'a> {
     stop: &'a Stop,
     index: Index,
+    others: Others<'a>,
     /// A directory of ours.
     scratch: &'a Path,
     /// All walks have to end by then.
@@ -139,10 +148,11 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    fn new(stop: &'a Stop, scratch: &'a Path, index: Index) -> Look<'a> {
+    fn new(stop: &'a Stop, scratch: &'a Path, index: Index, others: Others<'a>) -> Look<'a> {
         Look {
             stop,
             index,
+            others,
             scratch,
             until: Instant::now() + Duration::from_millis(OLD_WALK_LIMIT_MS),
         }
@@ -161,7 +171,12 @@ impl<'a> Look<'a> {
                         disk => disk,
                     })?;
             lost.add(name, found);
-            let all = [&mut lost.commits, &mut lost.stashes, &mut lost.added];
+            let all = [
+                &mut lost.commits,
+                &mut lost.stashes,
+                &mut lost.tags,
+                &mut lost.added,
+            ];
             if all.iter().any(|names| names.len() > LOCAL_TRIED_MAX) {
                 all.into_iter().for_each(Names::leave_open);
                 break;
@@ -181,7 +196,8 @@ impl<'a> Look<'a> {
         let ours_git = ours.path().join(".git");
         fs::create_dir(&ours_git).map_err(unseen)?;
         let packed = File::create_new(ours_git.join("packed-refs")).map_err(unseen)?;
-        let mut tips = Tips::new(packed, self.index == Index::Stays);
+        let tagged = tempfile::tempfile_in(self.scratch).map_err(unseen)?;
+        let mut tips = Tips::new(packed, tagged, self.others);
         tips.read(git_dir, known).map_err(|e| match e {
             TipsError::Copy(e) if is_full(&e) => unseen(e),
             e => Unseen::Why(format!("its refs cannot be read: {e}")),
@@ -196,6 +212,10 @@ impl<'a> Look<'a> {
         prepare(git_dir, &ours_git, first.kind()).map_err(unseen)?;
         if let Some(head) = tips.head.filter(|_| self.index == Index::Goes) {
             lost.added = self.added(git_dir, ours.path(), head)?;
+        }
+        if tips.tags.0 > 0 {
+            let tagged = tips.tagged().map_err(unseen)?;
+            lost.tags = self.tags(ours.path(), tagged, &tips.tags)?;
         }
         let has_more = |what: &str| {
             let args = ["rev-list", "--ignore-missing", "--max-count=1", what];
@@ -221,6 +241,34 @@ impl<'a> Look<'a> {
             lost.commits.leave_open();
         }
         Ok(lost)
+    }
+
+    /// Those of so many tags and the like, of which the first have these names, that lead to what is `tagged` and no
+    /// commit. `ours` is the repository of ours that has its objects.
+    fn tags(
+        &self,
+        ours: &Path,
+        tagged: File,
+        (count, first): &(usize, Vec<String>),
+    ) -> Result<Names, Unseen> {
+        let args = ["cat-file", "--batch-check=%(objecttype)"];
+        let listed = run::walk(self.stop, ours, self.until, Stdio::from(tagged), &args);
+        let listed = listed.map_err(|e| match e.is_disks() {
+            true => Unseen::Disk(e),
+            false => Unseen::Why(format!("what its tags lead to cannot be read: {e}")),
+        })?;
+        let mut names = Names::default();
+        for (number, kind) in listed.lines().enumerate().take(*count) {
+            // What is not there cannot be lost.
+            if kind == b"commit" || kind.ends_with(b" missing") {
+                continue;
+            }
+            match first.get(number) {
+                Some(name) => names.push(name.clone()),
+                None => names.push("one of its many tags".into()),
+            }
+        }
+        Ok(names)
     }
 
     /// Files that the index of the repository at `git_dir` has and the commit `head` has not, or not

@@ -10,19 +10,26 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
 use super::error::{RestoreError, failed};
 use super::path::as_path;
 use crate::limits::MOVES_BYTES;
 
+/// Whether what was at a path of the target, and is now at the other one, may go: it is looked at once nobody finds it
+/// by its path any more.
+pub(super) type MayGo<'m> = &'m dyn Fn(&Path, &Path) -> io::Result<bool>;
+
 /// Moves from a new tree into a target. Paths are relative to both.
-pub(super) struct Moves {
+pub(super) struct Moves<'m> {
     tree: PathBuf,
     target: PathBuf,
     /// Where what has to go is kept meanwhile, by numbers.
     trash: PathBuf,
     taken: u32,
     log: Log,
+    /// `None` where anything may.
+    may_go: Option<MayGo<'m>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +44,24 @@ enum Move {
     Removed(u32),
 }
 
-impl Moves {
+impl<'m> Moves<'m> {
     /// Moves from `tree` to `target`; `directory` is an empty one, for what has to go.
-    pub(super) fn new(tree: PathBuf, target: PathBuf, directory: PathBuf) -> Moves {
+    pub(super) fn new(tree: PathBuf, target: PathBuf, directory: PathBuf) -> Moves<'m> {
         Moves {
             tree,
             target,
             log: Log::new(directory.clone()),
             trash: directory,
             taken: 0,
+            may_go: None,
+        }
+    }
+
+    /// The same where nothing goes but what `may_go`.
+    pub(super) fn of_what(self, may_go: MayGo<'m>) -> Moves<'m> {
+        Moves {
+            may_go: Some(may_go),
+            ..self
         }
     }
 
@@ -57,16 +73,30 @@ impl Moves {
             .map_err(failed("note moves in", &self.trash))?;
         if fs::symlink_metadata(&to).is_ok() {
             // At no moment without either; not every file system can.
-            let exchanged = rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE);
-            if exchanged.is_ok() {
+            let exchange =
+                || rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE);
+            if exchange().is_ok() {
+                if !self.lets_go(path, &from)? {
+                    exchange().map_err(|e| RestoreError::disk("put back", &to, e))?;
+                    return Err(came_meanwhile(&to));
+                }
                 self.log.push(Move::Exchanged, path);
                 return Ok(());
             }
             self.take_away(path)?;
         }
-        fs::rename(&from, &to).map_err(failed("rename to", &to))?;
+        match self.may_go {
+            None => fs::rename(&from, &to).map_err(failed("rename to", &to))?,
+            Some(_) => put(&from, &to)?,
+        }
         self.log.push(Move::Placed, path);
         Ok(())
+    }
+
+    /// Whether what was at `path`, and is `now` elsewhere, may go.
+    fn lets_go(&self, path: &Path, now: &Path) -> Result<bool, RestoreError> {
+        let may_go = self.may_go.map_or(Ok(true), |may_go| may_go(path, now));
+        may_go.map_err(failed("look at", now))
     }
 
     /// Takes what is at `path` away from the target.
@@ -77,12 +107,16 @@ impl Moves {
         let from = self.target.join(path);
         let away = self.trash.join(self.taken.to_string());
         let is_directory = || fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
-        match fs::rename(&from, away) {
+        match fs::rename(&from, &away) {
             // A directory of a lower layer (overlayfs) goes only piece by piece.
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices && is_directory() => {
                 return self.take_away_inside(path);
             }
             moved => moved.map_err(failed("move away", &from))?,
+        }
+        if !self.lets_go(path, &away)? {
+            put(&away, &from)?;
+            return Err(came_meanwhile(&from));
         }
         self.log.push(Move::Taken(self.taken), path);
         self.taken += 1;
@@ -195,6 +229,28 @@ impl Moves {
     }
 }
 
+/// Moves what is at `from` to `to`, where nothing may be.
+fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    let moved = match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can.
+        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(to).is_err() => {
+            fs::rename(from, to)
+        }
+        moved => moved.map_err(io::Error::from),
+    };
+    moved.map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => came_meanwhile(to),
+        _ => RestoreError::disk("rename to", to, e),
+    })
+}
+
+fn came_meanwhile(path: &Path) -> RestoreError {
+    RestoreError::Usage(format!(
+        "{} was changed or made meanwhile, and stays: the same command again looks at it",
+        path.display()
+    ))
+}
+
 /// The directories that `path` leads through, the last first.
 fn above(path: &Path) -> impl Iterator<Item = &Path> {
     let above = path.ancestors().skip(1);
@@ -293,6 +349,41 @@ fn records(mut bytes: &[u8]) -> Vec<(Move, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_not_go_goes_back() {
+        let base = tempfile::tempdir().unwrap();
+        let [tree, target, trash] = ["tree", "target", "trash"].map(|name| base.path().join(name));
+        for directory in [&tree, &target, &trash] {
+            fs::create_dir(directory).unwrap();
+        }
+        let may_go =
+            |path: &Path, now: &Path| Ok(path.ends_with("mine") || fs::read(now)? != b"new");
+        let mut moves = Moves::new(tree.clone(), target.clone(), trash).of_what(&may_go);
+        for name in ["same", "changed"] {
+            fs::write(tree.join(name), "comes").unwrap();
+            fs::write(target.join(name), "old").unwrap();
+        }
+        fs::write(target.join("changed"), "new").unwrap();
+        fs::write(target.join("gone"), "new").unwrap();
+        moves.place(Path::new("same")).unwrap();
+        for failed in [
+            moves.place(Path::new("changed")),
+            moves.take_away(Path::new("gone")),
+        ] {
+            assert_eq!(failed.unwrap_err().exit_code(), 1);
+        }
+        let has = |name: &str| fs::read(target.join(name)).unwrap();
+        assert_eq!(
+            [has("same"), has("changed"), has("gone")],
+            [&b"comes"[..], b"new", b"new"]
+        );
+        moves.undo();
+        assert_eq!(has("same"), b"old");
+        // What has come into an empty place since that was looked at.
+        put(&tree.join("same"), &target.join("changed")).unwrap_err();
+        assert_eq!(has("changed"), b"new");
+    }
 
     #[test]
     fn however_much_was_done_it_comes_back_the_last_first() {

@@ -14,20 +14,23 @@ mod apply;
 mod blocked;
 mod cache_tree;
 mod changes;
+mod checkout;
 mod content;
 mod copy;
 mod damage;
 mod entries;
+mod guard;
 mod heads;
+mod held;
 mod lock;
 mod look;
-mod losses;
 mod modules;
 mod news;
 mod note;
 mod plain;
 mod plan;
 mod refusal;
+mod removal;
 mod scratch;
 mod staged;
 mod told;
@@ -44,25 +47,29 @@ use super::error::{RestoreError, failed};
 use super::kept;
 use super::link::Link;
 use super::local::Lost;
+use super::losses::Losses;
+use super::names::Names;
 use super::noted::{NOTE_NAME, noted};
 use super::objects::Objects;
 use super::opening::{self, Asked, By};
 use super::proof;
 use super::quota::{Allowed, Quota};
+use super::refs::Refs;
 use super::run::{self, Room};
 use super::staging::Staging;
-use super::submodules::{Nest, Restores, Site};
+use super::submodules::{self, Nest, Restores, Site};
 use super::summary::Summary;
 use super::update::{self, Update};
 use super::wanted::Wanted;
-use crate::config::{RestoreArgs, WorktreeWay};
+use crate::config::RestoreArgs;
+use crate::limits::REFS_LOOKED_MAX;
 use apply::Applying;
 use changes::Changes;
 use copy::{Copy, Place};
 use damage::{Damage, Depth};
 use heads::Replacing;
+use held::Held;
 use lock::Lock;
-use losses::Losses;
 use modules::{Around, Modules};
 use news::{News, One};
 use note::Way;
@@ -86,9 +93,10 @@ pub(super) fn run(
     if staging.is_empty() {
         return Ok(None);
     }
-    if let Some(unused) = unused(args).filter(|_| !args.quiet) {
+    let unused = told::unused(args).join(", ");
+    if !unused.is_empty() && !args.quiet {
         link.progress.say(&format!(
-            "{unused} is for a directory that is restored: this one is brought to the commit from packs"
+            "for a directory that is restored, and of no use here: {unused}: this one is brought to the commit from packs"
         ));
     }
     let renewal = Renewal {
@@ -102,16 +110,6 @@ pub(super) fn run(
     };
     let renewed = renewal.run().map(Some);
     renewed.map_err(|error| error.of_server(&link.server.authority))
-}
-
-/// What was asked for and is of no use.
-fn unused(args: &RestoreArgs) -> Option<&'static str> {
-    match args {
-        _ if args.worktree != WorktreeWay::Auto => Some("--worktree"),
-        _ if args.by_parts => Some("--by-parts"),
-        _ if args.by_archive => Some("--by-archive"),
-        _ => None,
-    }
 }
 
 /// One update.
@@ -137,7 +135,7 @@ impl Renewal<'_> {
     fn bring(&self, before: &Before) -> Result<Summary, RestoreError> {
         let (args, link, hash) = (self.args, self.link, before.copy.hash());
         let room = Room::new(&before.scratch.tree, &before.quota);
-        let ((news, lost), seen) = self.gather(before, room)?;
+        let (news, seen) = self.gather(before, room)?;
         let objects = Objects::open(&before.scratch.tree, hash, link.stop)?;
         let id = news.tip(hash, link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;
@@ -150,7 +148,14 @@ impl Renewal<'_> {
             until: room.until,
             stop: link.stop,
         };
-        let (plan, modules) = self.plan(&planner, commit, &objects, lost)?;
+        let (lost, held) = self.lost(before, &refs)?;
+        let (plan, modules, losses) = self.plan(&planner, commit, &objects, lost)?;
+        if let Some(looks) = self.nest.losses() {
+            *submodules::lock(looks) = losses;
+            before.scratch.leave(&self.objects())?;
+            return Ok(link.progress.summary(&args.repo_url, ""));
+        }
+        losses.refuse(planner.target)?;
         if args.verify.is_some() {
             proof::check_entries(&before.scratch.tree, hash, link.stop)?;
         }
@@ -162,6 +167,7 @@ impl Renewal<'_> {
             scratch: &before.scratch.tree,
             modules: modules.as_ref(),
             is_submodule: self.nest.home.is_some(),
+            held: held.as_ref(),
             ours: &ours,
             stop: link.stop,
         };
@@ -177,12 +183,12 @@ impl Renewal<'_> {
             seen: &seen,
             plan: &plan,
             modules: modules.as_ref(),
+            held: held.as_ref(),
         };
         let is_same = plan.is_empty() && commit == before.scratch.head;
         let (written, filtered) = applying.run(commit, room)?;
-        replacing.run(commit)?;
-        before.quota.keep();
-        self.finish(before, commit)?;
+        let kept = replacing.run(commit)?;
+        self.finish(before, commit, &kept)?;
         if args.clean {
             self.clean(before, room)?;
         }
@@ -191,19 +197,20 @@ impl Renewal<'_> {
             bytes,
             written,
             filtered,
+            bundle_applied: news.bundle_applied(),
             is_same,
         };
         told::summary(args, link, before, &done)
     }
 
-    /// What is to be done to come to a commit; refuses if anything would be lost, with what is `lost` of refs.
+    /// What is to be done to come to a commit, and what would be lost by that, with what is `lost` of refs.
     fn plan<'m>(
         &'m self,
         planner: &Planner<'m>,
         commit: Option<ObjectId>,
         objects: &Objects<'_>,
         lost: Lost,
-    ) -> Result<(Plan, Option<Modules<'m>>), RestoreError> {
+    ) -> Result<(Plan, Option<Modules<'m>>, Losses), RestoreError> {
         let mut losses = Losses {
             lost,
             ..Losses::default()
@@ -214,17 +221,16 @@ impl Renewal<'_> {
         let plan = planner.plan(changes, gone.as_deref(), objects, &mut losses)?;
         if let Some(modules) = &mut modules {
             modules.find_lost(&plan.changes, &mut losses)?;
+            // What is inside of a submodule was looked at with it.
+            if self.nest.home.is_none() || self.nest.losses().is_some() {
+                modules.look(self.restores, &mut losses)?;
+            }
         }
-        losses.refuse(planner.target)?;
-        Ok((plan, modules))
+        Ok((plan, modules, losses))
     }
 
-    /// What is wanted, what would be lost with the refs, and what is there.
-    fn gather(
-        &self,
-        before: &Before,
-        room: Room<'_>,
-    ) -> Result<((News, Lost), Seen), RestoreError> {
+    /// What is wanted, and what is there.
+    fn gather(&self, before: &Before, room: Room<'_>) -> Result<(News, Seen), RestoreError> {
         let (link, target) = (self.link, self.staging.target());
         // Whoever fails first is the reason, and the other need not go on.
         let is_news = OnceLock::new();
@@ -237,9 +243,7 @@ impl Renewal<'_> {
                 let seen = before.see(target, link.stop);
                 seen.inspect_err(|_| ends(false))
             });
-            let lost = self.lost(before);
-            let news = lost.and_then(|lost| Ok((self.fetch(before, room)?, lost)));
-            let news = news.inspect_err(|_| ends(true));
+            let news = self.fetch(before, room).inspect_err(|_| ends(true));
             let seen = seen.join();
             let seen = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match (news, seen) {
@@ -257,7 +261,8 @@ impl Renewal<'_> {
     fn judged(&self, before: &Before, error: RestoreError) -> RestoreError {
         let depth = match &error {
             RestoreError::Corrupt { .. } | RestoreError::Entry { .. } => Depth::Sums,
-            RestoreError::Git { .. } | RestoreError::Unseen { .. } => Depth::Sums,
+            RestoreError::Git { step, .. } if step == "fetch" => Depth::Commits,
+            RestoreError::Git { .. } | RestoreError::Unseen { .. } => Depth::All,
             RestoreError::Missing(_) => Depth::There,
             _ => return error,
         };
@@ -287,6 +292,7 @@ impl Renewal<'_> {
         };
         let copy = Copy::open(place, &args.repo_url, self.wanted.is_shallow)?;
         let scratch = Scratch::new(self.ours("scratch"), &copy)?;
+        scratch.take(&self.objects())?;
         let lock = Lock::take(&copy.git_dir.join("index"), &self.ours("lock"))?;
         let left = Way::left(&copy.git_dir);
         if left.is_some() {
@@ -339,6 +345,12 @@ impl Renewal<'_> {
         self.staging.old().join(name)
     }
 
+    /// Where objects are that came when it was looked at, if it is a submodule.
+    fn objects(&self) -> PathBuf {
+        let home = self.nest.home.as_ref();
+        home.map_or_else(|| self.ours("none"), |home| home.objects.clone())
+    }
+
     /// Has the server look at its upstream: who asks for a snapshot can wait for that, and who fetches cannot.
     fn expect_fresh(&self) -> Result<(), RestoreError> {
         let asked = Asked {
@@ -350,14 +362,31 @@ impl Renewal<'_> {
         opening::open(self.link, &asked).map(drop)
     }
 
-    /// What would be lost with the refs.
-    fn lost(&self, before: &Before) -> Result<Lost, RestoreError> {
+    /// What would be lost with the refs, once the upstream has `refs`; and which were looked at, unless all may go.
+    fn lost(&self, before: &Before, refs: &Refs<'_>) -> Result<(Lost, Option<Held>), RestoreError> {
         if self.args.discard_local {
-            return Ok(Lost::default());
+            return Ok((Lost::default(), None));
         }
-        let known = before.left.as_ref().map(Way::commits).unwrap_or_default();
-        let lost = kept::of_refs(self.link.stop, self.staging, &before.copy.git_dir, &known);
-        lost.map_err(|unseen| kept::not_told(self.staging.target(), unseen))
+        let (target, git_dir) = (self.staging.target(), &before.copy.git_dir);
+        let not_told = |unseen| kept::not_told(target, unseen);
+        let held = || Held::read(git_dir).map_err(|why| not_told(why.to_string().into()));
+        let known = before.left.as_ref().map(Way::ends).unwrap_or_default();
+        let theirs = news::ids_of(refs)?;
+        let mut first = held()?;
+        for _ in 0..REFS_LOOKED_MAX {
+            let known = (&*known, theirs.clone());
+            let lost = kept::of_refs(self.link.stop, self.staging, git_dir, known);
+            let lost = lost.map_err(not_told)?;
+            let last = held()?;
+            if first == last {
+                return Ok((lost, Some(last)));
+            }
+            first = last;
+        }
+        Err(RestoreError::Usage(format!(
+            "{} is not updated: its refs move all the time; wait until nobody works in it",
+            target.display()
+        )))
     }
 
     /// What is wanted, whose objects are there then.
@@ -408,8 +437,18 @@ impl Renewal<'_> {
         fetched.map(News::All)
     }
 
-    /// Notes that it is done.
-    fn finish(&self, before: &Before, commit: Option<ObjectId>) -> Result<(), RestoreError> {
+    /// Notes that it is done, and says which refs were `kept`.
+    fn finish(
+        &self,
+        before: &Before,
+        commit: Option<ObjectId>,
+        kept: &Names,
+    ) -> Result<(), RestoreError> {
+        before.quota.keep();
+        if !kept.is_empty() && !self.args.quiet {
+            let text = format!("made meanwhile, and not removed: {kept}");
+            self.link.progress.say(&text);
+        }
         let copy = &before.copy;
         if let Some(commit) = commit {
             let text = noted(

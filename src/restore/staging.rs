@@ -247,7 +247,7 @@ impl Staging {
     fn merge_all(
         &self,
         stale: Option<&Stale<'_>>,
-        moves: &mut Moves,
+        moves: &mut Moves<'_>,
         stop: &Stop,
     ) -> Result<Vec<PathBuf>, RestoreError> {
         let left = match stale {
@@ -272,7 +272,7 @@ impl Staging {
     pub(super) fn merge(
         &self,
         path: &Path,
-        moves: &mut Moves,
+        moves: &mut Moves<'_>,
         stop: &Stop,
     ) -> Result<(), RestoreError> {
         let (from, to) = (self.tree().join(path), self.target.join(path));

@@ -18,11 +18,12 @@ use gix::bstr::ByteSlice;
 
 use super::configured::Configured;
 use super::credentials;
-use super::default_branch;
 use super::error::{RestoreError, failed};
 use super::gitmodules::{self, Submodule, resolved, too_many};
+use super::losses::Losses;
 use super::noted::{NOTE, noted};
 use super::quota::Shared;
+use super::settled::{origin, settle};
 use super::stop::Stop;
 use super::summary::{Counted, Summary};
 use crate::config::{GivenUrl, RestoreArgs};
@@ -32,6 +33,9 @@ use crate::limits::{
 
 /// Why the others end when one of them has failed.
 const OTHER_FAILED: &str = "another submodule that has failed";
+
+/// What is noted of each in the configuration around it.
+pub(super) const NOTED: &[&str] = &["active", "url", "update"];
 
 /// Where a submodule is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +68,17 @@ pub(super) struct Nest {
 pub(super) struct Home {
     pub git_dir: PathBuf,
     placed: Placed,
+    pub turn: Turn,
+    /// A directory for objects that have come before it is changed; it may not be there.
+    pub objects: PathBuf,
+}
+
+/// What is done about a submodule that stays.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// It is looked at what would be lost, and nothing of it changes: it is one of several.
+    Looks(Box<Mutex<Losses>>),
+    Changes,
 }
 
 /// What is to be done about a submodule.
@@ -119,6 +134,24 @@ impl Nest {
         })
     }
 
+    /// The same of one that is only looked at, which counts when it is brought to its commit.
+    fn looking(&self) -> Result<Nest, RestoreError> {
+        let nest = self.below()?;
+        nest.count.fetch_sub(1, Relaxed);
+        Ok(Nest {
+            done: Arc::default(),
+            ..nest
+        })
+    }
+
+    /// What would be lost with it, if that is looked at now.
+    pub(super) fn losses(&self) -> Option<&Mutex<Losses>> {
+        match &self.home.as_ref()?.turn {
+            Turn::Looks(losses) => Some(losses),
+            Turn::Changes => None,
+        }
+    }
+
     /// One of them is there.
     pub(super) fn add(&self, one: &Summary) {
         let mut done = lock(&self.done);
@@ -135,7 +168,7 @@ impl Nest {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -144,6 +177,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How one repository is restored.
 pub(super) type Restores<'a> =
     &'a (dyn Fn(&RestoreArgs, &Stop, &Nest) -> Result<(), RestoreError> + Sync);
+
+/// What is done about one of several jobs, of which this is the number.
+type Does<'a> = &'a (dyn Fn((usize, &Job), &Stop) -> Result<(), RestoreError> + Sync);
 
 /// A restored tree, of which the submodules are to be.
 pub(super) struct Site<'a> {
@@ -186,30 +222,93 @@ impl<'a> Site<'a> {
         let all = gitmodules::of_tree(self.stop, &self.tree)?;
         let path = self.tree.join(".git/config");
         let mut config = Configured::open(&path)?;
-        self.configure(&mut config, &all)?;
+        self.configure(&mut config, &all, |_| false)?;
         config.write(&path)?;
         let wanted = all
             .into_iter()
             .filter(|one| one.update.as_deref() != Some("none"));
         let jobs = wanted.map(|one| Job { one, stays: None });
-        self.bring(&jobs.collect::<Vec<_>>(), restores)?;
+        self.make(&jobs.collect::<Vec<_>>(), restores)?;
         match self.nest.depth {
             0 => self.link_all(),
             _ => Ok(()),
         }
     }
 
-    /// Does what is to be done about each.
+    /// Makes those that come anew, beside the tree.
+    pub(super) fn make(&self, jobs: &[Job], restores: Restores<'_>) -> Result<(), RestoreError> {
+        let come = |job: &Job| job.stays.is_none();
+        self.each(jobs, come, &|(number, job), stop| {
+            self.restore(number, job, stop, restores)
+        })
+    }
+
+    /// Looks at those that stay, and adds what would be lost of them to `losses`.
+    pub(super) fn look(
+        &self,
+        jobs: &[Job],
+        restores: Restores<'_>,
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
+        let all = Mutex::new(losses);
+        let stay = |job: &Job| job.stays.is_some();
+        self.each(jobs, stay, &|(number, job), stop| {
+            let Some(stays) = &job.stays else {
+                return Ok(());
+            };
+            let mut nest = self.nest.looking()?;
+            nest.home = Some(self.home(number, job, stays, Turn::Looks(Box::default())));
+            restores(&self.args(job, &stays.dir)?, stop, &nest)?;
+            if let Some(found) = nest.losses() {
+                lock(&all).add(&job.one.path, std::mem::take(&mut *lock(found)));
+            }
+            Ok(())
+        })
+    }
+
+    /// Brings those that stay to their commits.
     pub(super) fn bring(&self, jobs: &[Job], restores: Restores<'_>) -> Result<(), RestoreError> {
+        let stay = |job: &Job| job.stays.is_some();
+        self.each(jobs, stay, &|(number, job), stop| {
+            let Some(stays) = &job.stays else {
+                return Ok(());
+            };
+            let mut nest = self.nest.below()?;
+            nest.home = Some(self.home(number, job, stays, Turn::Changes));
+            restores(&self.args(job, &stays.dir)?, stop, &nest)
+        })
+    }
+
+    /// Where one is that stays.
+    fn home(&self, number: usize, job: &Job, stays: &Stays, turn: Turn) -> Home {
+        let around = self.nest.home.as_ref();
+        let git_dir = Path::new("modules").join(&job.one.name);
+        let objects = around.map_or(&self.scratch, |around| &around.objects);
+        Home {
+            git_dir: stays.git_dir.clone(),
+            placed: Placed::below(around.map(|home| &home.placed), &job.one.path, &git_dir),
+            turn,
+            objects: objects.join(format!("objects-{number}")),
+        }
+    }
+
+    /// Does what is to be done about each of the jobs that are `wanted`.
+    fn each(
+        &self,
+        jobs: &[Job],
+        wanted: impl Fn(&Job) -> bool,
+        does: Does<'_>,
+    ) -> Result<(), RestoreError> {
+        let all = jobs.iter().enumerate();
         let work = Mutex::new(Work {
-            left: jobs.iter().enumerate().collect(),
+            left: all.filter(|(_, job)| wanted(job)).collect(),
             error: None,
         });
         let stops: [Stop; SUBMODULES_AT_ONCE] = std::array::from_fn(|_| Stop::default());
         std::thread::scope(|scope| {
             let run = |stop| {
                 while let Some((number, job)) = next(&work) {
-                    if let Err(error) = self.restore(number, job, stop, restores) {
+                    if let Err(error) = does((number, job), stop) {
                         let url = self.asked(&job.one).unwrap_or_else(|_| job.one.url.clone());
                         let error = error.of_submodule(&job.one.path, &url, &job.one.commit);
                         lock(&work).error.get_or_insert(error);
@@ -269,7 +368,7 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// Restores one and gives it its place, or brings it to its commit where it is.
+    /// Restores one and gives it its place.
     fn restore(
         &self,
         number: usize,
@@ -279,17 +378,9 @@ impl<'a> Site<'a> {
     ) -> Result<(), RestoreError> {
         let one = &job.one;
         let made = self.scratch.join(number.to_string());
-        let mut nest = self.nest.below()?;
+        let nest = self.nest.below()?;
         let args = self.args(job, &made)?;
         let git_dir = Path::new("modules").join(&one.name);
-        if let Some(stays) = &job.stays {
-            let around = self.nest.home.as_ref().map(|home| &home.placed);
-            nest.home = Some(Home {
-                git_dir: stays.git_dir.clone(),
-                placed: Placed::below(around, &one.path, &git_dir),
-            });
-            return restores(&args, stop, &nest);
-        }
         restores(&args, stop, &nest)?;
         let origin = resolved(&self.origin, &one.url)?;
         settle(&made.join(".git"), &origin)?;
@@ -335,23 +426,29 @@ impl<'a> Site<'a> {
         placed.iter().try_for_each(|placed| self.link(placed))
     }
 
-    /// Says of the superproject's submodules what `git submodule init` notes.
+    /// Says of the superproject's submodules what `git submodule init` notes, unless something says it already; of one
+    /// that `stays` its URL as well.
     pub(super) fn configure(
         &self,
         config: &mut Configured,
         all: &[Submodule],
+        stays: impl Fn(&Submodule) -> bool,
     ) -> Result<(), RestoreError> {
-        if self.nest.depth == 0 {
+        if self.nest.depth == 0 && !config.has(("submodule", None), "active") {
             config.set(("submodule", None), "active", b".")?;
         }
         for one in all {
             let section = ("submodule", Some(one.name.as_bytes().as_bstr()));
-            if self.nest.depth > 0 {
+            if self.nest.depth > 0 && !config.has(section, "active") {
                 config.set(section, "active", b"true")?;
             }
             let url = resolved(&self.origin, &one.url)?;
-            config.set(section, "url", url.as_bytes())?;
-            if let Some(update) = &one.update {
+            if !stays(one) || !config.has(section, "url") {
+                config.set(section, "url", url.as_bytes())?;
+            }
+            if let Some(update) = &one.update
+                && !config.has(section, "update")
+            {
                 config.set(section, "update", update.as_bytes())?;
             }
         }
@@ -386,29 +483,6 @@ impl<'a> Site<'a> {
     fn is_near(&self, url: &str) -> bool {
         credentials::is_one_place(self.args.repo_url.text(), url)
     }
-}
-
-/// Where the repository at `git_dir` is from.
-fn origin(git_dir: &Path) -> Result<String, RestoreError> {
-    let config = Configured::open(&git_dir.join("config"))?;
-    let origin = config.get("remote.origin.url").unwrap_or_default();
-    Ok(origin.to_str_lossy().into_owned())
-}
-
-/// Says in its configuration where the repository at `git_dir` is from, as git does, also where the server has named it
-/// otherwise, and which branch of it follows that.
-fn settle(git_dir: &Path, origin: &str) -> Result<(), RestoreError> {
-    let branch = default_branch::add(git_dir)?;
-    let path = git_dir.join("config");
-    let mut config = Configured::open(&path)?;
-    config.set(("remote", Some("origin".into())), "url", origin.as_bytes())?;
-    if let Some(branch) = branch {
-        let section = ("branch", Some(branch.as_bstr()));
-        config.set(section, "remote", b"origin")?;
-        let merge = [b"refs/heads/", &branch[..]].concat();
-        config.set(section, "merge", &merge)?;
-    }
-    config.write(&path)
 }
 
 /// One that nobody restores yet.

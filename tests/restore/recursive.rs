@@ -1,6 +1,7 @@
 //! `--recurse-submodules`: what `git clone --recurse-submodules` makes, and what anybody may write into `.gitmodules`.
 
-use crate::lab::{BINARY, Running, expect, expect_nothing, restore};
+use crate::lab::{BINARY, Running, expect, expect_nothing, relay, restore};
+use crate::overwrite::everything;
 use crate::submodules::run;
 use crate::support::lab::{Lab, copy_tree};
 use crate::support::repos::{self, Importer, Layout};
@@ -11,6 +12,8 @@ use crate::support::{compare, git};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const RECURSE: &[&str] = &["--recurse-submodules"];
@@ -268,7 +271,97 @@ impl Behind {
         assert!(errors.contains("of its submodule o"), "{errors}");
         let back = ["reset", "--quiet", "--hard", "HEAD~1"];
         git::run(&target.join("other"), &back);
+        // Also what only a tag of one leads to that goes, and what is no commit.
+        let tag = ["tag", "-a", "-m", "x", "mine"];
+        git::run(&target.join("other"), &tag);
+        let errors = expect(&self.update(target, &[]), 1);
+        assert!(
+            errors.contains("refs/tags/mine of its submodule o"),
+            "{errors}"
+        );
+        git::run(&target.join("other"), &["tag", "-d", "mine"]);
+        self.expect_all_named();
         self.expect_embedded_stays();
+    }
+
+    /// All that would be lost of all of them is named at once, and nothing of any changes before.
+    fn expect_all_named(&self) {
+        let copy = self.lab.scratch("spoilt");
+        copy_tree(&self.target, &copy);
+        for file in ["x/mid/dir/c", "x/mid/libs/leaf/dir/b", "other/dir/b"] {
+            write(&copy.join(file), "mine");
+        }
+        let leaf = copy.join("x/mid/libs/leaf");
+        let own = ["commit", "--quiet", "--allow-empty", "-m", "mine"];
+        git::run(&leaf, &own);
+        let before = everything(&copy);
+        let errors = expect(&self.update(&copy, &[]), 1);
+        for said in [
+            "changed or missing: other/dir/b, x/mid/libs/leaf/dir/b;",
+            "not tracked: x/mid/dir/c;",
+            "the commits of HEAD of its submodule libs/leaf of its submodule x/mid;",
+            "with --force and --discard-local all of that goes",
+        ] {
+            assert!(errors.contains(said), "{said}: {errors}");
+        }
+        assert_eq!(everything(&copy), before);
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// What is made while submodules come is not lost either.
+    fn expect_nothing_lost_meanwhile(&self) {
+        type Makes = fn(&Path);
+        let cases: [(Makes, &str); 4] = [
+            (
+                |t| write(&t.join("dir/c"), "mine"),
+                "/dir/c was changed or made meanwhile",
+            ),
+            (
+                |t| drop(git::run(t, &["tag", "-a", "-m", "x", "mine"])),
+                "refs/tags/mine",
+            ),
+            (
+                |t| {
+                    drop(git::run(
+                        t,
+                        &["worktree", "add", "-q", "--detach", "../linked"],
+                    ))
+                },
+                "the linked worktree",
+            ),
+            (
+                |t| drop(git::run(&t.join("other"), &["tag", "mine", "HEAD"])),
+                "/.git/modules/o was changed or made meanwhile",
+            ),
+        ];
+        for (makes, said) in cases {
+            let copy = self.lab.scratch("worked-in");
+            copy_tree(&self.target, &copy);
+            let at = copy.clone();
+            // That of the one that comes anew.
+            let comes = |target: &str| target.contains("/leaf/snapshot");
+            let is_made = AtomicBool::new(false);
+            let make = move |_: &mut Vec<u8>| {
+                if !is_made.swap(true, Relaxed) {
+                    makes(&at);
+                }
+            };
+            let address = relay(self.server.address(), comes, make);
+            let errors = expect(&restore(address, "test/top", &copy, UPDATE), 1);
+            assert!(errors.contains(said), "{said}: {errors}");
+            assert_eq!(git::text(&copy, &["rev-parse", "HEAD"]), self.old, "{said}");
+            let told = ["rev-parse", "mine"];
+            match said.contains("modules/o") {
+                true => drop(git::run(&copy.join("other"), &told)),
+                false if said.contains("tags") => drop(git::run(&copy, &told)),
+                false => {}
+            }
+            if said.contains("dir/c") {
+                assert_eq!(fs::read_to_string(copy.join("dir/c")).unwrap(), "mine");
+            }
+            fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+        }
+        fs::remove_dir_all(self.lab.scratch("linked")).unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// A submodule that has its repository in its own directory would go with all that only it has.
@@ -314,8 +407,18 @@ fn submodules_are_brought_along() {
     expect(&all.update(&all.plain, &[]), 0);
     expect_same_at(clone, &all.plain, PLACES);
     all.expect_refusals();
+    all.expect_nothing_lost_meanwhile();
     all.expect_ends();
-    // What it does not track stays.
+    // What it does not track stays, and so does what its user has set.
+    let set = [
+        ("submodule.active", "x"),
+        ("submodule.mid.ignore", "dirty"),
+        ("submodule.mid.url", "https://mine/mid"),
+        ("submodule.o.ignore", "all"),
+    ];
+    for (key, value) in set {
+        git::run(target, &["config", key, value]);
+    }
     write(&target.join("other/mine"), "mine");
     write(&target.join("x/mid/mine"), "mine");
     let said = expect(&all.update(target, &[]), 0);
@@ -329,6 +432,15 @@ fn submodules_are_brought_along() {
         "{said}"
     );
     assert!(!target.join(".git/modules/o").exists() && !target.join("other/.git").exists());
+    for (key, value) in set {
+        assert_eq!(git::text(target, &["config", key]), value);
+    }
+    git::run(target, &["config", "submodule.active", "."]);
+    let url = git::text(clone, &["config", "submodule.mid.url"]);
+    git::run(target, &["config", "submodule.mid.url", &url]);
+    for key in ["submodule.mid.ignore", "submodule.o.ignore"] {
+        git::run(target, &["config", "--unset", key]);
+    }
     for left in ["other/mine", "x/mid/mine"] {
         fs::remove_file(target.join(left)).unwrap_or_else(|e| panic!("{left}: {e}"));
     }

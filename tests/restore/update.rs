@@ -96,22 +96,45 @@ fn behind() -> (Lab, Server, PathBuf, PathBuf) {
 
 /// Objects may come for minutes, and somebody works there meanwhile.
 #[test]
-fn what_is_edited_while_objects_come_is_kept() {
+fn what_is_made_while_objects_come_is_kept() {
     let (_lab, server, target, _) = behind();
     let head = git::text(&target, &["rev-parse", "HEAD"]);
     let edited = target.join("src/d0/f0.c");
-    let path = edited.clone();
-    let edits = move |_: &mut Vec<u8>| write(&path, "mine\n");
+    let at = target.clone();
+    let edits = move |_: &mut Vec<u8>| {
+        write(&at.join("src/d0/f0.c"), "mine\n");
+        let mine = commit_beside(&at);
+        git::run(&at, &["tag", "mine", &mine]);
+        git::run(&at, &["notes", "add", "-m", "noted"]);
+        git::run(&at, &["tag", "-a", "-m", "x", "signed"]);
+    };
     let is_bundle = |target: &str| target.contains("/snapshot.bundle");
     let address = relay(server.address(), is_bundle, edits);
     let errors = expect(&restore(address, "test/app", &target, &["--update"]), 1);
-    assert!(errors.contains("src/d0/f0.c"), "{errors}");
+    for said in [
+        "src/d0/f0.c",
+        "the commits of refs/notes/commits, refs/tags/mine",
+        "tagged as refs/tags/signed",
+    ] {
+        assert!(errors.contains(said), "{said}: {errors}");
+    }
     assert_eq!(fs::read_to_string(&edited).unwrap(), "mine\n");
     assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), head);
     let status = git::text(&target, &["status", "--porcelain"]);
     assert_eq!(status.trim(), "M src/d0/f0.c");
-    expect(&update(&server, &target, &["--force"]), 0);
+    git::run(&target, &["rev-parse", "mine", "signed"]);
+    let errors = expect(&update(&server, &target, &["--force"]), 1);
+    assert!(errors.contains("refs/tags/mine"), "{errors}");
+    expect(
+        &update(&server, &target, &["--force", "--discard-local"]),
+        0,
+    );
     assert_eq!(fs::read_to_string(&edited).unwrap(), "changed\n");
+}
+
+/// A commit that no ref leads to, on top of HEAD.
+fn commit_beside(at: &Path) -> String {
+    git::text(at, &["commit-tree", "-p", "HEAD", "-m", "x", "HEAD^{tree}"])
 }
 
 #[test]
@@ -345,7 +368,7 @@ const NOT_TAKEN: [Helped<'_>; 11] = [
             "--no-ff",
             "refs/tags/other",
         ],
-        "a merge goes on in it (git merge --abort",
+        "a merge goes on in it (git merge --abort ends it); --overwrite restores it whole, and what is not committed goes",
         &["merge", "--abort"],
     ),
     (
@@ -357,7 +380,7 @@ const NOT_TAKEN: [Helped<'_>; 11] = [
     (
         "linked",
         &["worktree", "add", "--quiet", "--detach", "linked"],
-        "/linked (git worktree remove",
+        "prune for what is gone); --overwrite --discard-local restores it whole",
         &["worktree", "remove", "linked"],
     ),
 ];
@@ -404,14 +427,43 @@ fn what_would_be_lost_is_named_and_kept() {
         assert_eq!(git::text(&target, &["status", "--porcelain"]), "", "{name}");
         fs::remove_dir_all(&target).unwrap_or_else(|e| panic!("{e}"));
     }
-    // What git ignores makes room.
-    write(&target.join(".git/info/exclude"), "*.o\n");
+    expect_helped(&copied(&target, &lab, "more"), &server);
+    // What git ignores makes room, by a list that is elsewhere, too.
+    let (list, ignores) = (target.join(".git/info/exclude"), lab.scratch("ignores"));
+    write(&ignores, "*.o\n");
+    drop(fs::remove_file(&list));
+    std::os::unix::fs::symlink(&ignores, &list).unwrap();
     write(&target.join("obj/x.o"), "built");
     write(&target.join("obj/y.o"), "built");
     expect(&update(&server, &target, &[]), 0);
     assert!(target.join("obj/y.o").exists());
+    fs::rename(&ignores, &list).unwrap();
     expect(&update(&server, &target, &["--clean"]), 0);
     parity::expect_same(&clone, &target, "cleaned");
+}
+
+/// More that is not taken: what is set for one worktree, a list that leads to itself, and refs that are none.
+fn expect_helped(copy: &Path, server: &Server) {
+    git::run(copy, &["config", "extensions.worktreeConfig", "true"]);
+    git::run(copy, &["config", "--worktree", "core.eol", "crlf"]);
+    let refused = |said: &str| {
+        let errors = expect(&update(server, copy, &[]), 1);
+        assert!(errors.contains(said), "{said}: {errors}");
+        let whole = format!("tarpon: {} is not updated: ", copy.display());
+        assert!(errors.contains(&whole), "{errors}");
+    };
+    refused("core.eol (git config --worktree --unset-all KEY");
+    git::run(copy, &["config", "--worktree", "--unset-all", "core.eol"]);
+    let list = copy.join(".git/info/exclude");
+    drop(fs::remove_file(&list));
+    std::os::unix::fs::symlink(&list, &list).unwrap();
+    refused("info/exclude cannot be read");
+    fs::remove_file(&list).unwrap();
+    let broken = copy.join(".git/refs/tags/broken");
+    write(&broken, "x\n");
+    refused("(git fsck says more); --overwrite --discard-local");
+    fs::remove_file(&broken).unwrap();
+    expect(&update(server, copy, &[]), 0);
 }
 
 /// Copies `$2` to a small file system at `$1`, of which ever less is left, and runs the rest there until that is enough.
@@ -542,7 +594,7 @@ fn one_commit_without_its_history() {
     fs::remove_file(pack_of(&spoilt).with_extension("idx")).unwrap();
     let errors = expect(&update(&server, &spoilt, &["--depth", "1"]), 1);
     assert!(
-        errors.contains(".pack is damaged: .idx of it is not there"),
+        errors.contains(".pack is damaged: .idx of it is not there (git index-pack "),
         "{errors}"
     );
     shallow(&["--ref", "topic/a"]);
@@ -601,7 +653,9 @@ fn what_is_to_be_fresh_is_what_the_upstream_has() {
     let upstream = lab.upstream("app");
     for number in 0..3 {
         let id = repos::add_commit(&upstream, "main", &format!("{number}.txt"), b"new");
-        expect(&update(&server, &target, &["--fresh"]), 0);
+        let out = update(&server, &target, &["--fresh", "--json"]);
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(json["bundle_applied"], true, "{json}");
         assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), id, "{number}");
         assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
     }
@@ -609,25 +663,55 @@ fn what_is_to_be_fresh_is_what_the_upstream_has() {
     expect(&update(&server, &target, &["--fresh"]), 3);
 }
 
-/// A tag that was made here, and what only that leads to, is nobody else's: it is named, and goes when it may.
+/// A tag or note that was made here, and what only that leads to, is nobody else's: it is named, also once git has
+/// packed it, and goes when it may. Those of the upstream are not.
 #[test]
 fn tags_that_were_made_here_are_kept() {
-    let (_lab, server, target, clone) = behind();
+    let (lab, server, target, clone) = behind();
+    let tag = ["tag", "-a", "-m", "x", "v2", "main~1"];
+    git::run(&lab.upstream("app"), &tag);
+    let id = git::text(&lab.upstream("app"), &["rev-parse", "v2"]);
+    let json = format!(r#"{{"refs":{{"refs/tags/v2":"{id}"}}}}"#);
+    ensure(&server, "app", &json);
     let before = git::text(&target, &["rev-parse", "HEAD"]);
-    let as_me = ["-c", "user.name=a", "-c", "user.email=b"];
-    let commit = ["commit", "-q", "--allow-empty", "-m", "precious"];
-    git::run(&target, &[&as_me[..], &commit].concat());
-    git::run(&target, &["tag", "keepme"]);
-    git::run(&target, &["reset", "-q", "--hard", &before]);
-    let errors = expect(&update(&server, &target, &[]), 1);
-    assert!(errors.contains("keepme"), "{errors}");
-    assert!(errors.contains("--discard-local"), "{errors}");
-    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), before);
-    git::run(&target, &["rev-parse", "keepme"]);
+    let refused = |said: &str| {
+        let errors = expect(&update(&server, &target, &[]), 1);
+        assert!(errors.contains(said), "{said}: {errors}");
+        assert!(errors.contains("--discard-local"), "{errors}");
+        assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), before);
+    };
+    git::run(&target, &["tag", "keepme", &commit_beside(&target)]);
+    git::run(&target, &["notes", "add", "-m", "noted"]);
+    git::run(&target, &["tag", "-a", "-m", "x", "signed"]);
+    let all = "of refs/notes/commits, refs/tags/keepme; push them first; nobody else may have what is no commit and is \
+               tagged as refs/tags/signed";
+    refused(all);
+    git::run(&target, &["pack-refs", "--all"]);
+    assert!(!target.join(".git/refs/tags/keepme").exists());
+    refused(all);
+    git::run(&target, &["tag", "-d", "signed"]);
+    git::run(&target, &["notes", "remove", "HEAD"]);
+    git::run(&target, &["update-ref", "-d", "refs/notes/commits"]);
     // One on what somebody else has loses nothing.
     git::run(&target, &["tag", "-f", "keepme", &before]);
     expect(&update(&server, &target, &[]), 0);
     expect_files(&clone, &target, "after the tag");
+    // All of it is the upstream's, however it is packed.
+    assert_eq!(git::text(&target, &["rev-parse", "v2"]), id);
+    git::run(&target, &["pack-refs", "--all"]);
+    expect(&update(&server, &target, &[]), 0);
+    // A run that was to discard a commit was killed: the commit is named all the same.
+    let new = git::text(&target, &["rev-parse", "HEAD"]);
+    let mine = commit_beside(&target);
+    git::run(&target, &["reset", "-q", "--hard", &mine]);
+    write(
+        &target.join(".git/tarpon-update"),
+        &format!("{mine} {new}\n"),
+    );
+    let errors = expect(&update(&server, &target, &[]), 1);
+    assert!(errors.contains("the commits of main"), "{errors}");
+    expect(&update(&server, &target, &["--discard-local"]), 0);
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), new);
 }
 
 /// A name, what is done to a pack and a repository, and what is said of it.
@@ -668,11 +752,15 @@ fn what_cannot_be_built_upon_is_named() {
         &["no working copy, for it has no .git, and not empty; --overwrite"],
     );
     let shown = target.to_string_lossy().into_owned();
+    // Nobody wants these replaced.
     refused(
         &target.join("src"),
-        &["a directory of one", &format!("(that is {shown})")],
+        &["a directory of one", &format!("(that is {shown})\n")],
     );
-    refused(&lab.upstream("app"), &["it is a bare repository"]);
+    refused(
+        &lab.upstream("app"),
+        &["it is a bare repository, without files (name another directory)\n"],
+    );
     std::os::unix::fs::symlink(target.join(".git"), files.join(".git")).unwrap();
     refused(&files, &["its .git is a link"]);
     let errors = expect(&restore(server.address(), "test/app", &target, &[]), 1);
@@ -703,17 +791,55 @@ fn what_cannot_be_built_upon_is_named() {
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
     expect_not_waited_for(&copied(&target, &lab, "pipe"), &server);
+    expect_missing_named(&lab, &server, &clone);
+}
+
+/// Has each object of a working copy in a file of its own.
+fn unpack(copy: &Path) {
+    let pack = pack_of(copy);
+    let away = copy.join("../away.pack");
+    fs::rename(&pack, &away).unwrap_or_else(|e| panic!("{e}"));
+    fs::remove_file(pack.with_extension("idx")).unwrap_or_else(|e| panic!("{e}"));
+    let mut unpack = git::command(copy, &["unpack-objects", "-q"]);
+    unpack.stdin(fs::File::open(away).unwrap());
+    assert!(unpack.status().unwrap().success());
+}
+
+/// A pack without an index that has nothing of what is wanted.
+const STRAY: &str = "echo stray | git hash-object -w --stdin | git pack-objects -q .git/objects/pack/pack && \
+    rm -f .git/objects/pack/*.idx";
+
+/// Older history that is missing, beside a pack that has nothing to do with that.
+fn expect_missing_named(lab: &Lab, server: &Server, clone: &Path) {
+    let upstream = lab.upstream("app");
+    let side = ["commit-tree", "-p", "main~1", "-m", "x", "main~1^{tree}"];
+    let side = git::text(&upstream, &side);
+    git::run(&upstream, &["branch", "side", &side]);
+    let json = format!(r#"{{"refs":{{"refs/heads/side":"{side}"}}}}"#);
+    ensure(server, "app", &json);
+    git::run(clone, &["config", "remote.origin.url", "https://test/app"]);
+    let copy = copied(clone, lab, "missing");
+    unpack(&copy);
+    let mut stray = Command::new("sh");
+    git::isolate(&mut stray).args(["-c", STRAY]);
+    assert!(stray.current_dir(&copy).status().unwrap().success());
+    let id = git::text(&copy, &["rev-parse", "HEAD~1"]);
+    let object = copy.join(".git/objects").join(&id[..2]).join(&id[2..]);
+    fs::remove_file(object).unwrap_or_else(|e| panic!("{e}"));
+    let errors = expect(&update(server, &copy, &["--ref", "side"]), 1);
+    assert!(errors.contains("/.git/objects is damaged: "), "{errors}");
 }
 
 /// A clone takes no working copy's place.
 fn expect_no_clone(server: &Server, target: &Path) {
     let away = ["--update", "--fallback", "clone", "--by-parts"];
+    let away = [&away[..], &["--worktree", "packs"]].concat();
     git::run(target, &["config", "remote.origin.url", "https://test/app"]);
     let errors = expect(&restore(nobody(), "https://test/app", target, &away), 3);
     let said = "--fallback clone is for a directory that is not there";
     assert!(errors.contains(said), "{errors}");
     assert!(
-        errors.contains("--by-parts is for a directory that is restored"),
+        errors.contains("of no use here: --worktree, --by-parts:"),
         "{errors}"
     );
     let errors = expect(&update(server, target, &["--ref", "nope"]), 7);
@@ -725,6 +851,9 @@ fn expect_no_clone(server: &Server, target: &Path) {
 
 /// What somebody has put beside the packs, and never gives anything.
 fn expect_not_waited_for(copy: &Path, server: &Server) {
+    // What would be lost is to be looked at.
+    let mine = commit_beside(copy);
+    git::run(copy, &["reset", "-q", "--hard", &mine]);
     let pipe = copy.join(".git/objects/pack/pack-x.pack");
     write(&pipe.with_extension("idx"), "x");
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use gix::ObjectId;
@@ -27,10 +28,25 @@ pub(super) enum TipsError {
     Kinds,
 }
 
+/// Whose the tags, notes and the like of an old repository are, of which nobody says whose they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::restore) enum Others<'o> {
+    /// Somebody else's.
+    Known,
+    /// Own, unless they are packed as a restore or a clone has left them, or the upstream has exactly these: its
+    /// sorted ids, if they are known.
+    Own(Option<&'o [ObjectId]>),
+}
+
+/// How a restore begins its `packed-refs`; git says more.
+const PACKED_BY_RESTORE: &[u8] = b"# pack-refs with: sorted \n";
+
 /// What a ref of an old repository is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Own,
+    /// The same, and what it leads to may be its alone, of whatever kind that is.
+    Tag,
     /// Somebody else has it, too.
     Known,
     Stash,
@@ -39,8 +55,12 @@ enum Whose {
 
 /// The refs of an old repository, of which there may be any number: they go into a `packed-refs` of
 /// ours, `refs/own/` and `refs/known/` with a number each, and only the first few names are kept.
-pub(super) struct Tips {
+pub(super) struct Tips<'o> {
     out: BufWriter<File>,
+    /// A line for each tag, note or the like that is own: what it leads to.
+    tagged: BufWriter<File>,
+    /// How many, and the first of their names.
+    pub tags: (usize, Vec<String>),
     written: u64,
     kind: Option<gix::hash::Kind>,
     /// The first of HEAD, those of worktrees, and branches by their short names.
@@ -48,15 +68,17 @@ pub(super) struct Tips {
     pub has_stash: bool,
     /// The commit that is checked out.
     pub head: Option<ObjectId>,
-    /// Whether tags and the like that have files of their own were made here: those of a server are packed.
-    loose_are_own: bool,
+    others: Others<'o>,
 }
 
-impl Tips {
-    pub(super) fn new(out: File, loose_are_own: bool) -> Tips {
+impl<'o> Tips<'o> {
+    /// Refs go to `out`, and what tags lead to goes to `tagged`.
+    pub(super) fn new(out: File, tagged: File, others: Others<'o>) -> Tips<'o> {
         Tips {
-            loose_are_own,
+            others,
             out: BufWriter::new(out),
+            tagged: BufWriter::new(tagged),
+            tags: (0, Vec::new()),
             written: 0,
             kind: None,
             own: Vec::new(),
@@ -84,37 +106,43 @@ impl Tips {
             Head::Symbolic(name) => Some(name),
         };
         self.worktrees(git_dir)?;
+        let are_own = self.others != Others::Known;
         for (name, loose) in &loose {
             match loose {
                 Loose::Direct(id) => {
                     if branch == Some(name) {
                         self.head = Some(*id);
                     }
-                    let whose = match whose(name.as_bstr(), &led_to) {
-                        Whose::Known | Whose::Nobodys
-                            if self.loose_are_own && !name.starts_with(b"refs/remotes/") =>
-                        {
-                            Whose::Own
-                        }
-                        whose => whose,
-                    };
-                    self.take(name, *id, whose)?;
+                    self.take(name, *id, whose(name.as_bstr(), &led_to, are_own))?;
                 }
                 Loose::Symbolic(_) => {}
             }
         }
+        let mut packed_here = match self.others {
+            Others::Known => false,
+            Others::Own(theirs) => theirs.is_some() && !is_packed_by_restore(git_dir)?,
+        };
         refs::each_packed(git_dir, OLD_PACKED_REFS_BYTES_MAX, |name, id| {
+            // A clone packs none of its own: git has done so since.
+            packed_here |= are_own && name.starts_with(b"refs/heads/");
             match loose.contains_key(name.as_bstr()) {
                 true => Ok(()),
                 false => {
                     if branch.is_some_and(|branch| branch == name) {
                         self.head = Some(id);
                     }
-                    self.take(name, id, whose(name.as_bstr(), &led_to))
+                    self.take(name, id, whose(name.as_bstr(), &led_to, packed_here))
                 }
             }
         })?;
+        self.tagged.flush()?;
         Ok(self.out.flush()?)
+    }
+
+    /// What tags and the like lead to, as lines.
+    pub(super) fn tagged(&mut self) -> io::Result<File> {
+        self.tagged.rewind()?;
+        self.tagged.get_ref().try_clone()
     }
 
     /// HEAD of each linked worktree.
@@ -132,10 +160,20 @@ impl Tips {
     }
 
     fn take(&mut self, name: &[u8], id: ObjectId, whose: Whose) -> Result<(), TipsError> {
+        let short = || {
+            let short = name.strip_prefix(b"refs/heads/").unwrap_or(name);
+            short.to_str_lossy().into_owned()
+        };
         match whose {
-            Whose::Own => {
-                let short = name.strip_prefix(b"refs/heads/").unwrap_or(name);
-                self.own(short.to_str_lossy().into_owned(), id)
+            Whose::Own => self.own(short(), id),
+            Whose::Tag if self.is_theirs(&id) => Ok(()),
+            Whose::Tag => {
+                writeln!(self.tagged, "{id}")?;
+                self.tags.0 += 1;
+                if self.tags.1.len() < LOCAL_TRIED_MAX {
+                    self.tags.1.push(short());
+                }
+                self.own(short(), id)
             }
             Whose::Known => self.write("known", id),
             Whose::Stash => {
@@ -146,7 +184,18 @@ impl Tips {
         }
     }
 
+    /// Whether the upstream has it.
+    fn is_theirs(&self, id: &ObjectId) -> bool {
+        match self.others {
+            Others::Own(Some(theirs)) => theirs.binary_search(id).is_ok(),
+            _ => false,
+        }
+    }
+
     fn own(&mut self, name: String, id: ObjectId) -> Result<(), TipsError> {
+        if self.is_theirs(&id) {
+            return Ok(());
+        }
         self.write("own", id)?;
         if self.own.len() < LOCAL_TRIED_MAX {
             self.own.push((name, id));
@@ -177,15 +226,34 @@ fn led_to<'r>(head: &'r Head, loose: &'r BTreeMap<BString, Loose>) -> BTreeSet<&
     head.into_iter().chain(symbolic).collect()
 }
 
-fn whose(name: &BStr, led_to: &BTreeSet<&BStr>) -> Whose {
+/// Whose a ref is; what nobody says whose it is, `is_own` or not.
+fn whose(name: &BStr, led_to: &BTreeSet<&BStr>, is_own: bool) -> Whose {
     if name == "refs/stash" {
         return Whose::Stash;
     }
-    let is_known = name.starts_with(b"refs/remotes/") || name.starts_with(b"refs/tags/");
     match name.starts_with(b"refs/heads/") {
         true => Whose::Own,
-        false if is_known => Whose::Known,
+        false if name.starts_with(b"refs/remotes/") => Whose::Known,
+        false if is_own => Whose::Tag,
+        false if name.starts_with(b"refs/tags/") => Whose::Known,
         false if led_to.contains(name) => Whose::Own,
         false => Whose::Nobodys,
     }
+}
+
+/// Whether `packed-refs` is as a restore has written it: nothing that was made here is in it.
+fn is_packed_by_restore(git_dir: &Path) -> io::Result<bool> {
+    let mut options = File::options();
+    let options = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut first = Vec::new();
+    match options.open(git_dir.join("packed-refs")) {
+        Ok(file) => file
+            .take(PACKED_BY_RESTORE.len() as u64)
+            .read_to_end(&mut first)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(e) => return Err(e),
+    };
+    Ok(first == PACKED_BY_RESTORE)
 }

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 
+use super::guard::Guard;
+use super::held::Held;
 use super::look;
 use super::modules::Modules;
 use super::note::Way;
-use super::plan::{Before, Plan, Seen};
+use super::plan::{Before, Leave, Plan, Seen};
 use super::staged::{self, Item, Stage};
 use super::written;
 use crate::config::RestoreArgs;
@@ -16,6 +18,7 @@ use crate::restore::dates::Dates;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::link::Link;
 use crate::restore::moves::Moves;
+use crate::restore::names::Names;
 use crate::restore::path::as_path;
 use crate::restore::run::Room;
 use crate::restore::staging::Staging;
@@ -33,6 +36,8 @@ pub(super) struct Applying<'a> {
     pub seen: &'a Seen,
     pub plan: &'a Plan,
     pub modules: Option<&'a Modules<'a>>,
+    /// The refs that were looked at, unless all may go.
+    pub held: Option<&'a Held>,
 }
 
 impl Applying<'_> {
@@ -55,26 +60,10 @@ impl Applying<'_> {
             ..
         } = *self;
         let tree = self.staging.tree();
-        let root = self.staging.open_tree()?;
-        let stage = Stage {
-            site: staged::site(&root, room.quota, self.link.stop),
-            dates: self.dates,
-            hash: before.copy.hash(),
-            attributes: &plan.attributes,
-            room,
-        };
-        let changed = plan.changes.iter().filter_map(|change| {
-            let (mode, id) = change.new?;
-            Some((plan.changes.path(change), mode, id))
-        });
-        let rewritten = plan.rewritten.iter().map(|number| {
-            let entry = seen.entries.get(*number);
-            (entry.path(), entry.mode(), entry.id())
-        });
-        let mut items: Vec<Item<'_>> = changed.chain(rewritten).collect();
-        items.sort_unstable_by_key(|(path, ..)| *path);
-        let filtered = staged::make(stage, &items)?;
+        let (written, filtered) = self.make_files(room)?;
         if let Some(modules) = modules {
+            modules.make(self.restores)?;
+            self.look_again()?;
             modules.bring(self.restores)?;
         }
         self.note(commit)?;
@@ -82,8 +71,19 @@ impl Applying<'_> {
         let away = self.ours("repositories");
         std::fs::create_dir(&away).map_err(failed("create", &away))?;
         let git_dir = before.copy.git_dir.clone();
-        let mut repositories = Moves::new(tree.join(".git"), git_dir, away);
-        let mut moves = Moves::new(tree, target, self.staging.trash());
+        let guard = Guard {
+            seen,
+            plan,
+            leave: Leave::of(self.args),
+            modules,
+        };
+        let may_go = |path: &Path, now: &Path| guard.may_go(path, now);
+        let repository_may =
+            |path: &Path, now: &Path| modules.map_or(Ok(false), |all| all.may_go(path, now));
+        let repositories = Moves::new(tree.join(".git"), git_dir, away);
+        let mut repositories = repositories.of_what(&repository_may);
+        let moves = Moves::new(tree, target, self.staging.trash());
+        let mut moves = moves.of_what(&may_go);
         let moved = self
             .look_again()
             .and_then(|()| match modules {
@@ -105,6 +105,33 @@ impl Applying<'_> {
             }
             return Err(error);
         }
+        Ok((written, filtered))
+    }
+
+    /// Makes the new files beside: how many, and how many of them are those of a filter.
+    fn make_files(&self, room: Room<'_>) -> Result<(u64, u64), RestoreError> {
+        let Applying {
+            before, seen, plan, ..
+        } = *self;
+        let root = self.staging.open_tree()?;
+        let stage = Stage {
+            site: staged::site(&root, room.quota, self.link.stop),
+            dates: self.dates,
+            hash: before.copy.hash(),
+            attributes: &plan.attributes,
+            room,
+        };
+        let changed = plan.changes.iter().filter_map(|change| {
+            let (mode, id) = change.new?;
+            Some((plan.changes.path(change), mode, id))
+        });
+        let rewritten = plan.rewritten.iter().map(|number| {
+            let entry = seen.entries.get(*number);
+            (entry.path(), entry.mode(), entry.id())
+        });
+        let mut items: Vec<Item<'_>> = changed.chain(rewritten).collect();
+        items.sort_unstable_by_key(|(path, ..)| *path);
+        let filtered = staged::make(stage, &items)?;
         Ok((items.len() as u64, filtered))
     }
 
@@ -124,12 +151,15 @@ impl Applying<'_> {
         way.write(&before.copy.git_dir, &self.ours("note"))
     }
 
-    /// Refuses where one of the files that are replaced is not what was looked at: much may have been done there while
-    /// objects came.
+    /// Refuses where refs, or one of the files that are replaced, are not what was looked at: much may have been done
+    /// there meanwhile.
     fn look_again(&self) -> Result<(), RestoreError> {
         let Applying {
             before, seen, plan, ..
         } = *self;
+        if let Some(held) = self.held {
+            held.expect_same(self.staging.target(), &before.copy.git_dir)?;
+        }
         if self.args.force {
             return Ok(());
         }
@@ -137,20 +167,23 @@ impl Applying<'_> {
         let replaced = replaced.map(|change| change.at);
         let numbers = replaced.chain(plan.rewritten.iter().copied());
         let ground = before.ground(self.link.stop);
-        let Some(number) = look::first_changed(ground, &seen.entries, &seen.looked, numbers)?
-        else {
-            return Ok(());
-        };
-        let path = as_path(seen.entries.get(number).path())
-            .display()
-            .to_string();
-        Err(RestoreError::Usage(format!(
-            "{path} was changed meanwhile; --force replaces it"
-        )))
+        let changed = look::changed_since(ground, &seen.entries, &seen.looked, numbers)?;
+        let names = changed.iter().map(|number| {
+            let path = as_path(seen.entries.get(*number).path());
+            path.display().to_string()
+        });
+        let names: Names = names.collect();
+        match names.is_empty() {
+            true => Ok(()),
+            false => Err(RestoreError::Usage(format!(
+                "{} is not updated: changed meanwhile: {names}; with --force that goes",
+                self.staging.target().display()
+            ))),
+        }
     }
 
     /// What goes goes first.
-    fn move_files(&self, moves: &mut Moves) -> Result<(), RestoreError> {
+    fn move_files(&self, moves: &mut Moves<'_>) -> Result<(), RestoreError> {
         let (seen, plan, stop) = (self.seen, self.plan, self.link.stop);
         for change in plan.changes.iter().filter(|change| change.new.is_none()) {
             if stop.is_set() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use super::changes::{Change, Changes};
@@ -106,21 +106,21 @@ impl Blocked<'_> {
     }
 }
 
-/// Those of `paths` that git does not ignore in the working copy at `target`; `scratch` is the repository that it is
-/// asked with, which has no files.
-pub(super) fn not_ignored(
-    paths: Vec<Vec<u8>>,
+/// Those of `paths` that git ignores in the working copy at `target`; `scratch` is the repository that it is asked with,
+/// which has no files.
+pub(super) fn ignored(
+    paths: &[Vec<u8>],
     target: &Path,
     scratch: &Path,
     until: Instant,
     stop: &Stop,
-) -> Result<Vec<PathBuf>, RestoreError> {
+) -> Result<BTreeSet<Vec<u8>>, RestoreError> {
     if paths.is_empty() {
-        return Ok(Vec::new());
+        return Ok(BTreeSet::new());
     }
     let listed = || {
         let mut list = tempfile::tempfile()?;
-        for path in &paths {
+        for path in paths {
             list.write_all(path)?;
             list.write_all(&[0])?;
         }
@@ -130,7 +130,5 @@ pub(super) fn not_ignored(
     let list = listed().map_err(|e: io::Error| RestoreError::disk("write", "a list", e))?;
     let args = ["check-ignore", "-z", "--stdin"];
     let said = run::of_files(stop, (scratch, target), until, list.into(), &args)?;
-    let ignored: BTreeSet<&[u8]> = said.split(|b| *b == 0).collect();
-    let left = paths.iter().filter(|path| !ignored.contains(&path[..]));
-    Ok(left.map(|path| as_path(path)).collect())
+    Ok(said.split(|b| *b == 0).map(<[u8]>::to_vec).collect())
 }

@@ -9,7 +9,7 @@ use gix::bstr::ByteSlice;
 use gix::hash::Kind;
 
 use super::plain::{Plain, leads_to};
-use super::refusal::{Why, not_taken};
+use super::refusal::{Overwrite, Why, not_taken};
 use crate::config::GivenUrl;
 use crate::limits::{RESTORE_NOTE_BYTES_MAX, RESTORED_CONFIG_BYTES_MAX};
 use crate::restore::data::read;
@@ -23,65 +23,92 @@ use crate::restore::url::base_target;
 
 /// Directories that lead nowhere else.
 const DIRECTORIES: [&str; 4] = ["", "objects", "objects/pack", "refs"];
-/// What a repository has that is not by itself, or in the middle of something: a file, what it is, and what helps.
-const OTHERS: [(&str, &str, &str); 13] = [
-    ("commondir", "it is a linked worktree", ""),
+/// What a repository has that is not by itself, or in the middle of something: a file, what it is, what helps, and what
+/// `--overwrite` does.
+const OTHERS: [(&str, &str, &str, Overwrite); 13] = [
+    (
+        "commondir",
+        "it is a linked worktree",
+        "",
+        Overwrite::Refuses,
+    ),
     (
         "objects/info/alternates",
         "it borrows objects of another repository",
         "git repack -a -d has its own, then remove .git/objects/info/alternates",
+        Overwrite::Refuses,
     ),
-    ("reftable", "its refs are in a reftable", ""),
+    (
+        "reftable",
+        "its refs are in a reftable",
+        "git refs migrate --ref-format=files",
+        Overwrite::Refuses,
+    ),
     (
         "info/attributes",
         "it has attributes of its own",
         "remove .git/info/attributes",
+        Overwrite::Restores,
     ),
-    ("info/grafts", "it has grafts", "remove .git/info/grafts"),
+    (
+        "info/grafts",
+        "it has grafts",
+        "remove .git/info/grafts",
+        Overwrite::Restores,
+    ),
     (
         "MERGE_HEAD",
         "a merge goes on in it",
         "git merge --abort ends it",
+        Overwrite::Drops,
     ),
     (
         "CHERRY_PICK_HEAD",
         "a cherry-pick goes on in it",
         "git cherry-pick --abort ends it",
+        Overwrite::Drops,
     ),
     (
         "REVERT_HEAD",
         "a revert goes on in it",
         "git revert --abort ends it",
+        Overwrite::Drops,
     ),
     (
         "BISECT_START",
         "a bisection goes on in it",
         "git bisect reset ends it",
+        Overwrite::Restores,
     ),
     (
         "rebase-merge",
         "a rebase goes on in it",
         "git rebase --abort ends it",
+        Overwrite::Drops,
     ),
     (
         "rebase-apply/applying",
         "patches are applied in it",
         "git am --abort ends that",
+        Overwrite::Drops,
     ),
     (
         "rebase-apply",
         "a rebase goes on in it",
         "git rebase --abort ends it",
+        Overwrite::Drops,
     ),
     (
         "sequencer",
         "a series of picks goes on in it",
         "git cherry-pick --quit ends it",
+        Overwrite::Drops,
     ),
 ];
 
 /// A working copy that is taken.
 pub(super) struct Copy {
+    pub directory: PathBuf,
     pub git_dir: PathBuf,
     pub config: Vec<u8>,
     pub restored: Restored,
@@ -151,11 +178,11 @@ impl Copy {
         };
         let own = |worktree: &Path| leads_to(git_dir, worktree, directory);
         let config = read(&path, RESTORED_CONFIG_BYTES_MAX as u64).map_err(|e| unread(&path, e))?;
-        let mut plain = Plain::new().with(&config, own).map_err(refused)?;
+        let mut plain = Plain::new().with(&config, "", own).map_err(refused)?;
         if plain.goes_on {
             let path = git_dir.join("config.worktree");
             match read(&path, RESTORED_CONFIG_BYTES_MAX as u64) {
-                Ok(more) => plain = plain.with(&more, own).map_err(refused)?,
+                Ok(more) => plain = plain.with(&more, "--worktree ", own).map_err(refused)?,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(unread(&path, e)),
             }
@@ -182,6 +209,7 @@ impl Copy {
             },
         };
         Ok(Copy {
+            directory: directory.to_owned(),
             git_dir: git_dir.to_owned(),
             config,
             restored,
@@ -199,23 +227,27 @@ fn check_kind(place: Place<'_>) -> Result<(), RestoreError> {
             Ok(found) if found.is_dir() => {}
             Err(_) if name.is_empty() => return refused(without_git(directory)),
             Err(_) => {
-                return refused(format!("its .git has no {name}, as repositories have").into());
+                let why = format!("its .git has no {name}, as repositories have");
+                return refused((why, "", Overwrite::Refuses).into());
             }
-            Ok(_) => return refused(format!("its .git/{name} is no directory").into()),
+            Ok(_) => {
+                let why = format!("its .git/{name} is no directory");
+                return refused((why, "", Overwrite::Refuses).into());
+            }
         }
     }
-    for (name, why, help) in OTHERS {
+    for (name, why, help, overwrite) in OTHERS {
         match fs::symlink_metadata(git_dir.join(name)) {
             Ok(found) if found.is_dir() || found.len() > 0 || name.starts_with("rebase") => {
-                return refused((why, help).into());
+                return refused((why, help, overwrite).into());
             }
             _ => {}
         }
     }
     match nested::worktrees(git_dir) {
         Ok(linked) if linked.is_empty() => Ok(()),
-        Ok(linked) => refused(kept::of_worktrees(&linked).into()),
-        Err(why) => refused(why.into()),
+        Ok(linked) => refused((kept::of_worktrees(&linked), "", Overwrite::Refuses).into()),
+        Err(why) => refused((why, "", Overwrite::Refuses).into()),
     }
 }
 
@@ -226,6 +258,7 @@ fn without_git(directory: &Path) -> Why {
         return (
             "it is a bare repository, without files",
             "name another directory",
+            Overwrite::No,
         )
             .into();
     }
@@ -234,6 +267,7 @@ fn without_git(directory: &Path) -> Why {
         Some(above) => (
             "it is no working copy, for it has no .git, but a directory of one",
             format!("that is {}", above.display()),
+            Overwrite::No,
         )
             .into(),
         None => "it is no working copy, for it has no .git, and not empty".into(),

@@ -3,8 +3,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use gix::ObjectId;
 use gix::hash::Kind;
@@ -13,9 +15,10 @@ use gix::objs::tree::EntryKind;
 
 use super::copy::Copy;
 use super::scratch::Scratch;
-use crate::limits::WORK_PIECE_BYTES;
+use crate::limits::{OLD_WALK_LIMIT_MS, WORK_PIECE_BYTES};
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::objects::{Objects, refused};
+use crate::restore::run;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::sum::Sum;
@@ -26,13 +29,17 @@ pub(super) struct Damage {
     pub what: String,
 }
 
-/// How much is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much is looked at, besides what HEAD's commit leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Depth {
-    /// What is missing.
+    /// Nothing.
     There,
     /// All packs are read.
     Sums,
+    /// And all commits that refs lead to.
+    Commits,
+    /// And all that these lead to.
+    All,
 }
 
 /// What is damaged of a working copy, if that is; `ours` is a path of ours that is not there yet.
@@ -51,7 +58,7 @@ pub(super) fn find(
         Err(error) => Some(error.to_string()),
     };
     let directory = copy.git_dir.join("objects/pack");
-    let (mut alone, mut files) = (None, Vec::new());
+    let (mut alone, mut files) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
         let entry = entry.map_err(failed("read", &directory))?;
         // A link is none: what it leads to is not the working copy's own.
@@ -68,20 +75,84 @@ pub(super) fn find(
             _ => continue,
         };
         if !other.is_file() {
-            let what = format!("{} of it is not there", ending_of(&other));
-            alone.get_or_insert(Damage { path, what });
+            alone.push(path);
         } else if let Some(what) = wrong(&path, copy.hash(), stop)? {
             return Ok(Some(Damage { path, what }));
         }
     }
-    Ok(missing.map(|what| {
-        let path = copy.git_dir.join("objects");
-        alone.unwrap_or(Damage { path, what })
+    let missing = match missing {
+        None if depth >= Depth::Commits => lacks(&scratch, depth, stop)?,
+        missing => missing,
+    };
+    let Some(what) = missing else {
+        return Ok(None);
+    };
+    Ok(Some(match lost_half(&scratch, alone, copy.hash(), stop)? {
+        Some(damage) => damage,
+        None => Damage {
+            path: copy.git_dir.join("objects"),
+            what,
+        },
     }))
 }
 
-fn ending_of(path: &Path) -> String {
-    format!(".{}", path.extension().unwrap_or_default().display())
+/// What is not there of all that refs lead to.
+fn lacks(scratch: &Scratch, depth: Depth, stop: &Stop) -> Result<Option<String>, RestoreError> {
+    let walk = ["rev-list", "--all", "--quiet"];
+    let objects = match depth {
+        Depth::All => &["--objects"][..],
+        _ => &[],
+    };
+    match git(scratch, stop, &[&walk[..], objects].concat()) {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_disks() || stop.is_set() => Err(error),
+        Err(RestoreError::Git { detail, .. }) => Ok(Some(detail)),
+        Err(error) => Ok(Some(error.to_string())),
+    }
+}
+
+fn git(scratch: &Scratch, stop: &Stop, args: &[&str]) -> Result<(), RestoreError> {
+    let until = Instant::now() + Duration::from_millis(OLD_WALK_LIMIT_MS);
+    run::walk(stop, &scratch.tree, until, Stdio::null(), args).map(drop)
+}
+
+/// The first of these packs without an index, or the other way round, with which nothing is missing. Of an index alone
+/// nobody can tell.
+fn lost_half(
+    scratch: &Scratch,
+    alone: Vec<PathBuf>,
+    hash: Kind,
+    stop: &Stop,
+) -> Result<Option<Damage>, RestoreError> {
+    let ours = scratch.tree.join(".git/objects/pack");
+    let mut index = None;
+    for path in alone {
+        if path.extension().is_none_or(|ending| ending != "pack") {
+            let what = ".pack of it is not there".into();
+            index.get_or_insert(Damage { path, what });
+            continue;
+        }
+        let pack = ours.join(path.file_name().unwrap_or_default());
+        symlink(&path, &pack).map_err(failed("link", &pack))?;
+        let idx = pack.with_extension("idx").display().to_string();
+        let made = git(
+            scratch,
+            stop,
+            &["index-pack", "-o", &idx, &pack.display().to_string()],
+        );
+        if made.is_ok()
+            && head_is_whole(scratch, hash, stop).is_ok()
+            && lacks(scratch, Depth::Commits, stop)?.is_none()
+        {
+            let help = format!("git index-pack {} makes it", path.display());
+            let what = format!(".idx of it is not there ({help})");
+            return Ok(Some(Damage { path, what }));
+        }
+        if stop.is_set() {
+            return Err(stopped());
+        }
+    }
+    Ok(index)
 }
 
 /// Opens a file that an earlier job may have exchanged for something else, which nobody waits for.

@@ -14,7 +14,7 @@ use gix::bstr::ByteSlice;
 use gix::hash::Kind;
 
 use super::cache_tree::CacheTree;
-use super::refusal::Why;
+use super::refusal::{Overwrite, Why};
 use crate::limits::{PATH_BYTES_MAX, RENEWED_INDEX_BYTES_MAX, WORK_PIECE_BYTES};
 use crate::restore::error::RestoreError;
 use crate::restore::stop::Stop;
@@ -240,6 +240,7 @@ impl Entries {
             return other((
                 format!("{} is not merged", name()),
                 "git add or git rm it once it is, or git reset --merge",
+                Overwrite::Drops,
             ));
         }
         if said & ASSUMED != 0 {

@@ -6,11 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::copy::Copy;
+use super::held::Held;
 use super::lock::{self, Lock};
 use super::modules::Modules;
+use super::removal::{Removal, is_lock, listing, remove};
 use crate::restore::default_branch;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitdir::{self, followed};
+use crate::restore::names::Names;
 use crate::restore::path::as_path;
 use crate::restore::refs::Refs;
 use crate::restore::stop::Stop;
@@ -29,6 +32,8 @@ pub(super) struct Replacing<'r> {
     pub modules: Option<&'r Modules<'r>>,
     /// Whether it is a submodule itself.
     pub is_submodule: bool,
+    /// The refs that were looked at, unless all may go.
+    pub held: Option<&'r Held>,
     /// A directory of ours that is not there yet.
     pub ours: &'r Path,
     pub stop: &'r Stop,
@@ -66,9 +71,13 @@ impl Replacing<'_> {
         self.ours.join("made")
     }
 
-    /// Replaces them; `commit` is checked out.
-    pub(super) fn run(&self, commit: Option<ObjectId>) -> Result<(), RestoreError> {
+    /// Replaces them; `commit` is checked out. Names of those that were made meanwhile and stay.
+    pub(super) fn run(&self, commit: Option<ObjectId>) -> Result<Names, RestoreError> {
         let (git_dir, ours, made) = (&self.copy.git_dir, self.ours, self.made());
+        let (branch, scratch) = (self.branch(), ours.join("lock"));
+        let path = branch.as_ref().map(|name| git_dir.join(as_path(name)));
+        let locked = path.as_deref().filter(|path| path.is_file());
+        let mut removal = Removal::new(git_dir, self.held, locked, scratch);
         // Where history ends of what was there and of what came; what only the old refs lead to goes in the end.
         let (shallow, ends) = (git_dir.join("shallow"), made.join("shallow"));
         if ends.exists() {
@@ -80,13 +89,13 @@ impl Replacing<'_> {
             put(&head, &git_dir.join("HEAD"))?;
         }
         // Own branches go before what shows that somebody else has their commits: who is killed is asked nothing.
-        clear(&git_dir.join("refs/heads"))?;
+        removal.clear(&git_dir.join("refs/heads"))?;
         let packed = made.join("packed-refs");
         match packed.exists() {
             true => put(&packed, &git_dir.join("packed-refs"))?,
             false => remove(&git_dir.join("packed-refs"))?,
         }
-        replace(&made.join("refs"), &git_dir.join("refs"))?;
+        replace(&made.join("refs"), &git_dir.join("refs"), &mut removal)?;
         let config = ours.join("config");
         if config.exists() {
             put(&config, &git_dir.join("config"))?;
@@ -96,11 +105,14 @@ impl Replacing<'_> {
             put(&ends, &shallow)?;
         }
         // What they tell of is not there any more.
-        let logs = git_dir.join("logs");
-        match fs::remove_dir_all(&logs) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &logs)(e)),
-            _ => Ok(()),
-        }
+        removal.clear_logs(branch.as_deref())?;
+        Ok(removal.kept())
+    }
+
+    /// The full name of the branch that is checked out then.
+    fn branch(&self) -> Option<Vec<u8>> {
+        let branch = self.refs.branch()?;
+        Some([b"refs/heads/", branch.as_bytes()].concat())
     }
 
     fn locks(&self) -> Result<Vec<Lock>, RestoreError> {
@@ -111,8 +123,7 @@ impl Replacing<'_> {
         }
         // Whatever ref it is of: all are replaced.
         lock::expect_none(&git_dir.join("refs"))?;
-        if let Some(branch) = self.refs.branch() {
-            let name = [b"refs/heads/", branch.as_bytes()].concat();
+        if let Some(name) = self.branch() {
             let path = git_dir.join(as_path(&name));
             // Where one has the name of its directory, that one goes.
             if fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
@@ -127,57 +138,33 @@ fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
     fs::rename(from, to).map_err(failed("rename to", to))
 }
 
-fn remove(path: &Path) -> Result<(), RestoreError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
-        _ => Ok(()),
-    }
-}
-
 /// Has the refs below `to` be those below `from`, one file after the other: not every file system has a directory change
 /// its place. Locks stay.
-fn replace(from: &Path, to: &Path) -> Result<(), RestoreError> {
+fn replace(from: &Path, to: &Path, removal: &mut Removal<'_>) -> Result<(), RestoreError> {
     for (path, is_directory) in listing(to)? {
         let new = from.join(path.file_name().unwrap_or_default());
         if is_directory {
             if !new.is_dir() {
-                clear(&path)?;
+                removal.clear(&path)?;
             }
         } else if !is_lock(&path) && !new.is_file() {
-            remove(&path)?;
+            removal.remove(&path)?;
         }
     }
     for (path, is_directory) in listing(from)? {
         let old = to.join(path.file_name().unwrap_or_default());
         match is_directory {
-            false => put(&path, &old)?,
+            false => {
+                removal.expect_free(&old)?;
+                put(&path, &old)?;
+            }
             true => {
                 make(&old)?;
-                replace(&path, &old)?;
+                replace(&path, &old, removal)?;
             }
         }
     }
     Ok(())
-}
-
-/// Removes the refs below a directory, and that itself unless somebody has a lock there.
-fn clear(directory: &Path) -> Result<(), RestoreError> {
-    if !directory.is_dir() {
-        return Ok(());
-    }
-    for (path, is_directory) in listing(directory)? {
-        match is_directory {
-            true => clear(&path)?,
-            false if is_lock(&path) => {}
-            false => remove(&path)?,
-        }
-    }
-    match fs::remove_dir(directory) {
-        Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => {
-            Err(failed("remove", directory)(e))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn make(directory: &Path) -> Result<(), RestoreError> {
@@ -185,20 +172,6 @@ fn make(directory: &Path) -> Result<(), RestoreError> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed("create", directory)(e)),
         _ => Ok(()),
     }
-}
-
-/// What is in a directory, and which of it are directories themselves.
-fn listing(directory: &Path) -> Result<Vec<(PathBuf, bool)>, RestoreError> {
-    let entry = |entry: io::Result<fs::DirEntry>| {
-        let entry = entry?;
-        Ok((entry.path(), entry.file_type()?.is_dir()))
-    };
-    let entries = fs::read_dir(directory).and_then(|entries| entries.map(entry).collect());
-    entries.map_err(failed("read", directory))
-}
-
-fn is_lock(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending == "lock")
 }
 
 /// The configuration with the branch that is checked out as the only one that follows something, and with what `git

@@ -27,6 +27,14 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock of the file at `path`; `scratch` is a path of ours, on the same file system.
     pub(super) fn take(path: &Path, scratch: &Path) -> Result<Lock, RestoreError> {
+        Lock::try_take(path, scratch)?.map_err(|path| is_there(&path))
+    }
+
+    /// The same; where somebody else has it, it is that file.
+    pub(super) fn try_take(
+        path: &Path,
+        scratch: &Path,
+    ) -> Result<Result<Lock, PathBuf>, RestoreError> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let path = PathBuf::from(name);
@@ -47,8 +55,8 @@ impl Lock {
         }
         fs::remove_file(scratch).map_err(failed("remove", scratch))?;
         match linked {
-            Ok(()) => Ok(Lock { path, file }),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(is_there(&path)),
+            Ok(()) => Ok(Ok(Lock { path, file })),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Err(path)),
             Err(e) => Err(failed("create", &path)(e)),
         }
     }

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use gix::ObjectId;
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::content::Contents;
@@ -21,6 +22,10 @@ use crate::tree::rules::AttributeFiles;
 
 /// Where an index has the device, which git does not compare.
 const DEVICE: std::ops::Range<usize> = 16..20;
+/// Where it has when a file was written, its number, and whose and how long it is.
+const WRITTEN: std::ops::Range<usize> = 8..16;
+const INODE: std::ops::Range<usize> = 20..24;
+const OWNER_AND_SIZE: std::ops::Range<usize> = 28..STAT_BYTES;
 /// Where it has the second of a file's last change.
 const CHANGED_S: std::ops::Range<usize> = 8..12;
 
@@ -34,6 +39,28 @@ pub(super) struct Looked {
     pub touched: Vec<(usize, StatData)>,
     /// Changed, or not there.
     pub changed: Vec<usize>,
+}
+
+impl Looked {
+    /// What was found of the file of an entry that is not changed.
+    fn stat<'e>(&'e self, entries: &'e Entries, number: usize) -> &'e [u8] {
+        let touched = self.touched.binary_search_by_key(&number, |(at, _)| *at);
+        touched.map_or(entries.get(number).stat(), |at| &self.touched[at].1[..])
+    }
+
+    /// Whether a file that was moved from the place of an entry is the one that was found there.
+    pub(super) fn has_found(&self, entries: &Entries, number: usize, now: &Stat) -> bool {
+        self.changed.binary_search(&number).is_err() && is_moved(self.stat(entries, number), now)
+    }
+}
+
+/// Whether a file is the one of this stat data, wherever that was: all of it but the device, the mode, and when
+/// something of the file was changed, as its name is.
+pub(super) fn is_moved(before: &[u8], now: &Stat) -> bool {
+    let mut stat = [0; STAT_BYTES];
+    put(&mut stat, 0, now);
+    let same = |range: std::ops::Range<usize>| before[range.clone()] == stat[range];
+    same(WRITTEN) && same(INODE) && same(OWNER_AND_SIZE)
 }
 
 /// Where files are looked at.
@@ -209,32 +236,31 @@ fn look_part(
     Ok(looked)
 }
 
-/// The first of some entries whose file is not what was found there. Those that were changed then are not looked at.
-pub(super) fn first_changed(
+/// Those of some entries whose file is not what was found there. Those that were changed then are not looked at.
+pub(super) fn changed_since(
     ground: Ground<'_>,
     entries: &Entries,
     looked: &Looked,
     numbers: impl Iterator<Item = usize>,
-) -> Result<Option<usize>, RestoreError> {
+) -> Result<Vec<usize>, RestoreError> {
     let mut directory = Directory::new(ground.root, ground.stop);
+    let mut changed = Vec::new();
     for number in numbers {
         let entry = entries.get(number);
         if entry.is_submodule() || looked.changed.binary_search(&number).is_ok() {
             continue;
         }
-        let touched = looked.touched.binary_search_by_key(&number, |(at, _)| *at);
-        let before = touched.map_or(entry.stat(), |at| &looked.touched[at].1[..]);
         let mut now = [0; STAT_BYTES];
         match directory.stat(entry.path()) {
             Ok(found) => put(&mut now, entry.mode(), &found),
-            Err(e) if is_absent(e) => return Ok(Some(number)),
+            Err(e) if is_absent(e) => {}
             Err(e) => return Err(RestoreError::disk("look at", as_path(entry.path()), e)),
         }
-        if !is_same(before, &now) {
-            return Ok(Some(number));
+        if !is_same(looked.stat(entries, number), &now) {
+            changed.push(number);
         }
     }
-    Ok(None)
+    Ok(changed)
 }
 
 /// Whether stat data is the same, but for the device.

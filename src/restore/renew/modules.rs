@@ -2,21 +2,25 @@
 //!
 //! One that stays (of the same name, in the same place, from the same upstream) is brought to its commit where it is, by
 //! the same code. Any other comes anew. What is not of the new commit goes: the files that it tracks, and its repository;
-//! what it does not track stays. Each that stays is brought there by itself, before anything of the working copy around
-//! it changes; who is killed finds it there the next time.
+//! what it does not track stays. Those that stay are looked at first, all of them, and nothing changes if anything of one
+//! would be lost. Then each is brought there by itself, before anything of the working copy around it changes; who is
+//! killed finds it there the next time.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
+use rustix::fs::Stat;
 
 use super::changes::Changes;
+use super::checkout::Checkout;
 use super::copy::{Copy, Place, is_of};
 use super::entries::Entries;
-use super::losses::Losses;
-use super::plan::Before;
-use super::refusal::not_taken;
+use super::held::AllHeld;
+use super::plan::{Before, Seen};
+use super::refusal::{Overwrite, not_taken};
 use super::scratch::Scratch;
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::limits::GIT_FILE_BYTES_MAX;
@@ -25,12 +29,13 @@ use crate::restore::data::read;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitmodules::{self, Submodule};
 use crate::restore::kept;
+use crate::restore::losses::Losses;
 use crate::restore::moves::Moves;
 use crate::restore::nested;
 use crate::restore::path::as_path;
 use crate::restore::quota::{Allowed, Quota};
 use crate::restore::staging::Staging;
-use crate::restore::submodules::{Job, Restores, Site, Stays};
+use crate::restore::submodules::{Job, NOTED, Restores, Site, Stays};
 use crate::restore::write::stopped;
 use crate::tree::index::SUBMODULE;
 
@@ -57,16 +62,8 @@ pub(super) struct Modules<'m> {
     gone: Vec<Checkout>,
     /// What goes below `modules`, relative to the repository.
     repositories: Vec<PathBuf>,
-}
-
-/// A submodule that is checked out.
-struct Checkout {
-    /// Relative to the worktree around it.
-    path: PathBuf,
-    /// Relative to the repository around it.
-    repository: PathBuf,
-    /// What it tracks, of one that goes.
-    entries: Option<Entries>,
+    /// What was looked at of each, unless it may go with whatever it has.
+    held: Vec<AllHeld>,
 }
 
 impl<'m> Modules<'m> {
@@ -87,6 +84,7 @@ impl<'m> Modules<'m> {
             jobs: Vec::new(),
             gone: Vec::new(),
             repositories: Vec::new(),
+            held: Vec::new(),
         };
         modules.sort()?;
         Ok(modules)
@@ -170,7 +168,7 @@ impl<'m> Modules<'m> {
         Ok(Some(Checkout {
             path: path.to_owned(),
             repository: inside.to_owned(),
-            entries: None,
+            seen: None,
         }))
     }
 
@@ -211,6 +209,7 @@ impl<'m> Modules<'m> {
                         path.display()
                     ),
                     "git submodule absorbgitdirs takes it in, or move it away",
+                    Overwrite::No,
                 ),
             )),
         }
@@ -257,9 +256,14 @@ impl<'m> Modules<'m> {
                 git_dir: self.around.copy.git_dir.join(path),
             });
             let staging = self.around.staging;
+            let not_told = |unseen| kept::not_told(staging.target(), unseen);
+            for path in &self.repositories {
+                let held = AllHeld::read(&self.around.copy.git_dir.join(path));
+                let held = held.map_err(|why| not_told(why.to_string().into()))?;
+                self.held.push(held);
+            }
             let lost = kept::of_removed(self.site.stop, staging, repositories.collect());
-            let lost = lost.map_err(|unseen| kept::not_told(staging.target(), unseen))?;
-            losses.lost.extend(lost);
+            losses.lost.extend(lost.map_err(not_told)?);
         }
         let mut next = 0;
         while next < self.gone.len() {
@@ -271,7 +275,7 @@ impl<'m> Modules<'m> {
         }
         let comes = self.jobs.iter().filter(|job| job.stays.is_none());
         let comes = comes.map(|job| job.one.path.clone());
-        let replaced = self.gone.iter().filter(|gone| is_replaced(gone, changes));
+        let replaced = self.gone.iter().filter(|gone| gone.is_replaced(changes));
         let replaced = replaced.map(|gone| gone.path.clone());
         for path in comes.chain(replaced) {
             if let Some(other) = self.other(&path)? {
@@ -321,7 +325,7 @@ impl<'m> Modules<'m> {
                 inside.extend(self.checkout(&path.join(as_path(entry.path())))?);
             }
         }
-        self.gone[number].entries = Some(seen.entries);
+        self.gone[number].seen = Some(seen);
         self.gone.extend(inside);
         Ok(())
     }
@@ -353,26 +357,45 @@ impl<'m> Modules<'m> {
     pub(super) fn configured(&self, text: &[u8]) -> Result<Vec<u8>, RestoreError> {
         let mut config = Configured::parse(text)?;
         let is_one = |name: &[u8]| self.all.iter().any(|one| one.name.as_bytes() == name);
-        config.retain("submodule", is_one);
-        self.site.configure(&mut config, &self.all)?;
+        // What else is set of one is its user's.
+        config.retain("submodule", NOTED, is_one);
+        let stays = |one: &Submodule| {
+            let mut stay = self.jobs.iter().filter(|job| job.stays.is_some());
+            stay.any(|job| job.one.name == one.name)
+        };
+        self.site.configure(&mut config, &self.all, stays)?;
         Ok(config.text())
     }
 
-    /// Brings those that stay to their commits, and makes the others beside.
-    pub(super) fn bring(&self, restores: Restores<'_>) -> Result<(), RestoreError> {
-        self.site.bring(&self.jobs, restores)?;
+    /// Adds what would be lost of those that stay.
+    pub(super) fn look(
+        &self,
+        restores: Restores<'_>,
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
+        self.site.look(&self.jobs, restores, losses)
+    }
+
+    /// Makes those that come beside.
+    pub(super) fn make(&self, restores: Restores<'_>) -> Result<(), RestoreError> {
+        self.site.make(&self.jobs, restores)?;
         self.site.link_all()
+    }
+
+    /// Brings those that stay to their commits.
+    pub(super) fn bring(&self, restores: Restores<'_>) -> Result<(), RestoreError> {
+        self.site.bring(&self.jobs, restores)
     }
 
     /// Takes away what goes.
     pub(super) fn take_out(
         &self,
-        files: &mut Moves,
-        repositories: &mut Moves,
+        files: &mut Moves<'_>,
+        repositories: &mut Moves<'_>,
     ) -> Result<(), RestoreError> {
         // Those inside first.
         for gone in self.gone.iter().rev() {
-            let Some(entries) = &gone.entries else {
+            let Some(Seen { entries, .. }) = &gone.seen else {
                 continue;
             };
             for number in 0..entries.len() {
@@ -391,11 +414,33 @@ impl<'m> Modules<'m> {
             .try_for_each(|path| repositories.take_away(path))
     }
 
+    /// Whether a file that was moved from `path` is the one that was found there, where one that goes tracks it.
+    pub(super) fn has_found(&self, path: &Path, now: &Stat) -> Option<bool> {
+        self.gone.iter().find_map(|gone| gone.has_found(path, now))
+    }
+
+    /// Whether the repository that was moved from `path` is as it was when it was looked at, and one that goes.
+    pub(super) fn may_go(&self, path: &Path, now: &Path) -> io::Result<bool> {
+        let is_one = |gone: &PathBuf| path.starts_with(gone);
+        let Some(number) = self.repositories.iter().position(is_one) else {
+            return Ok(false);
+        };
+        if self.repositories[number] != path {
+            // A file system that does not move directories has it go piece by piece.
+            return Ok(true);
+        }
+        let Some(before) = self.held.get(number) else {
+            return Ok(true);
+        };
+        let held = AllHeld::read(now).map_err(io::Error::other)?;
+        Ok(held == *before)
+    }
+
     /// Puts those that have come into their places: the repository first, then all files at once.
     pub(super) fn place(
         &self,
-        files: &mut Moves,
-        repositories: &mut Moves,
+        files: &mut Moves<'_>,
+        repositories: &mut Moves<'_>,
     ) -> Result<(), RestoreError> {
         for (path, repository) in self.site.made() {
             let there = self.around.copy.git_dir.join(&repository);
@@ -408,28 +453,6 @@ impl<'m> Modules<'m> {
         }
         Ok(())
     }
-}
-
-impl Checkout {
-    /// Whether it tracks what is at `path`, or that is what leads to its repository.
-    fn has(&self, path: &Path) -> bool {
-        use std::os::unix::ffi::OsStrExt;
-        let Ok(inside) = path.strip_prefix(&self.path) else {
-            return false;
-        };
-        let inside = inside.as_os_str().as_bytes();
-        let entries = self.entries.as_ref();
-        inside == b".git" || entries.is_some_and(|entries| entries.find(inside).is_ok())
-    }
-}
-
-/// Whether files come where one goes.
-fn is_replaced(gone: &Checkout, changes: &Changes) -> bool {
-    let mut comes = changes.iter().filter(|change| {
-        let is_file = change.new.is_some_and(|(mode, _)| mode != SUBMODULE);
-        is_file && as_path(changes.path(change)).starts_with(&gone.path)
-    });
-    comes.next().is_some()
 }
 
 /// Paths and commits of all submodules once an index has `changes`.

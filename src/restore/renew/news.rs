@@ -38,16 +38,30 @@ const REFS: [Contents; 3] = [Contents::GitDir, Contents::Refs, Contents::End];
 /// What there is.
 pub(super) enum News {
     All(Fetched),
-    /// Of one commit without its history: what its archive says, and what `git fetch` brings.
-    One(Archive, Option<Vec<u8>>),
+    /// Of one commit without its history.
+    One {
+        /// What its archive says.
+        archive: Archive,
+        /// What `git fetch` brings from then on.
+        fetches: Option<Vec<u8>>,
+        bundle_applied: bool,
+    },
 }
 
 impl News {
+    /// Whether a bundle was of use.
+    pub(super) fn bundle_applied(&self) -> bool {
+        match self {
+            News::All(fetched) => fetched.bundle_applied,
+            News::One { bundle_applied, .. } => *bundle_applied,
+        }
+    }
+
     /// What leads to the commit that is checked out.
     pub(super) fn tip(&self, hash: Kind, stop: &Stop) -> Result<Option<ObjectId>, RestoreError> {
         match self {
             News::All(fetched) => Ok(update::tip(&fetched.moment, &fetched.at)),
-            News::One(archive, _) => Ok(Refs::read(&archive.captured, hash, stop)?.commit()),
+            News::One { archive, .. } => Ok(Refs::read(&archive.captured, hash, stop)?.commit()),
         }
     }
 
@@ -60,7 +74,7 @@ impl News {
     ) -> Result<Refs<'_>, RestoreError> {
         match self {
             News::All(fetched) => Refs::of_moment(&fetched.moment, &fetched.at, commit, stop),
-            News::One(archive, _) => Refs::read(&archive.captured, hash, stop),
+            News::One { archive, .. } => Refs::read(&archive.captured, hash, stop),
         }
     }
 
@@ -70,9 +84,20 @@ impl News {
         match self {
             News::All(_) if before.is_some() => Some(Some(origin::FETCHES_ALL)),
             News::All(_) => None,
-            News::One(_, fetches) => Some(fetches.as_deref()),
+            News::One { fetches, .. } => Some(fetches.as_deref()),
         }
     }
+}
+
+/// What branches and tags are at.
+pub(super) fn ids_of(refs: &Refs<'_>) -> Result<Vec<ObjectId>, RestoreError> {
+    let mut ids = Vec::new();
+    refs.each(|_, hex| {
+        let id = ObjectId::from_hex(hex);
+        ids.push(id.map_err(|e| RestoreError::entry(b".git/packed-refs", e.to_string()))?);
+        Ok::<_, RestoreError>(())
+    })?;
+    Ok(ids)
 }
 
 /// Who asks for one commit.
@@ -101,17 +126,14 @@ impl One<'_> {
             return Err(self.refused("what it has is of another kind"));
         }
         let mut ids = Vec::from_iter(refs.commit());
-        refs.each(|_, hex| {
-            let id = ObjectId::from_hex(hex);
-            ids.push(id.map_err(|e| RestoreError::entry(b".git/packed-refs", e.to_string()))?);
-            Ok::<_, RestoreError>(())
-        })?;
+        ids.extend(ids_of(&refs)?);
         ids.sort_unstable();
         ids.dedup();
         let mut missing = self.missing(&ids)?;
+        let mut bundle_applied = false;
         // One that leads on from what is there is had without a walk through all of both.
         if refs.commit().is_some_and(|id| missing.contains(&id)) {
-            self.update.take_bundle(refs.commit())?;
+            bundle_applied = self.update.take_bundle(refs.commit())?;
             missing = self.missing(&ids)?;
         }
         if !missing.is_empty() {
@@ -135,7 +157,11 @@ impl One<'_> {
         }
         let fetches = origin::fetches(&said, true);
         drop(refs);
-        Ok(News::One(archive, fetches))
+        Ok(News::One {
+            archive,
+            fetches,
+            bundle_applied,
+        })
     }
 
     /// Those of `ids` that are not there yet.

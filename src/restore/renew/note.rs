@@ -39,9 +39,9 @@ impl Way {
         })
     }
 
-    pub(super) fn commits(&self) -> Vec<ObjectId> {
-        let all = self.from.iter().chain(self.to.iter().flatten());
-        all.copied().collect()
+    /// Those that came from a server. Where it began may be nobody else's: who was to discard it was killed.
+    pub(super) fn ends(&self) -> Vec<ObjectId> {
+        self.to.iter().flatten().copied().collect()
     }
 
     /// Notes it; `scratch` is a path of ours.

@@ -114,11 +114,12 @@ impl Plain {
         }
     }
 
-    /// The same with what a file of a configuration says besides; an error is what a plain clone's has not. Its worktree
-    /// is to be the one for which `is_own`.
+    /// The same with what a file of a configuration says besides, which git finds by `option`; an error is what a plain
+    /// clone's has not. Its worktree is to be the one for which `is_own`.
     pub(super) fn with(
         mut self,
         text: &[u8],
+        option: &str,
         is_own: impl Fn(&Path) -> bool,
     ) -> Result<Plain, Why> {
         let config = gix::config::File::try_from(text.as_bstr());
@@ -153,7 +154,7 @@ impl Plain {
             true => Ok(self),
             false => Err((
                 format!("its configuration sets {foreign}"),
-                "git config --unset-all KEY takes one out",
+                format!("git config {option}--unset-all KEY takes one out"),
             )
                 .into()),
         }
@@ -227,7 +228,7 @@ mod tests {
     use super::*;
 
     fn plain(config: &[u8]) -> Result<Plain, Why> {
-        Plain::new().with(config, |_| false)
+        Plain::new().with(config, "", |_| false)
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is to be done to bring a working copy to another commit, and what would be lost by that.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,13 @@ use super::changes::{self, Changes};
 use super::content::{self, Contents};
 use super::copy::Copy;
 use super::entries::{Entries, Unread};
-use super::look::{self, Eye, Ground, Looked};
-use super::losses::Losses;
+use super::look::{self, Eye, Ground, Looked, StatData};
 use super::note::Way;
 use super::refusal::not_taken;
 use super::scratch::Scratch;
 use crate::config::RestoreArgs;
 use crate::restore::error::RestoreError;
+use crate::restore::losses::Losses;
 use crate::restore::objects::Objects;
 use crate::restore::path::as_path;
 use crate::restore::quota::Quota;
@@ -59,6 +60,20 @@ pub(super) struct Plan {
     pub attributes: AttributeFiles,
     /// Entries whose files are written anew though they stay the same.
     pub rewritten: Vec<usize>,
+    /// What is not as the index says, and goes all the same.
+    pub makes_room: MakesRoom,
+}
+
+/// See [`Plan::makes_room`]: by their paths.
+pub(super) type MakesRoom = BTreeMap<Vec<u8>, Goes>;
+
+/// Why something goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goes {
+    /// Git ignores it.
+    Ignored,
+    /// A run that was killed has left it so.
+    Left(Option<StatData>),
 }
 
 impl Plan {
@@ -175,17 +190,23 @@ impl Planner<'_> {
             self.find_submodules(&changes, losses);
         }
         let mut eyes = self.eyes(&all_left)?;
+        let mut makes_room = MakesRoom::new();
         if !self.leave.force {
-            self.find_changed(&mut eyes, losses)?;
+            makes_room = self.find_changed(&mut eyes, losses)?;
         }
         if !self.leave.force && !self.leave.clean {
-            self.find_blocked(&changes, gone.unwrap_or_default(), &mut eyes, losses)?;
+            let gone = gone.unwrap_or_default();
+            makes_room.extend(self.find_blocked(&changes, gone, &mut eyes, losses)?);
         }
         let rewritten = self.rewritten(&changes, &attributes)?;
+        if !self.leave.force {
+            self.find_changed_since(&changes, &rewritten, losses)?;
+        }
         Ok(Plan {
             changes,
             attributes,
             rewritten,
+            makes_room,
         })
     }
 
@@ -235,12 +256,13 @@ impl Planner<'_> {
         }
     }
 
-    /// Adds changed and missing files, unless it is a run that was killed which has written them.
+    /// Adds changed and missing files, unless it is a run that was killed which has written them: these go.
     fn find_changed(
         &self,
         eyes: &mut [(Eye<'_>, &Changes)],
         losses: &mut Losses,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<MakesRoom, RestoreError> {
+        let mut makes_room = MakesRoom::new();
         for number in &self.seen.looked.changed {
             let entry = self.seen.entries.get(*number);
             let same = Some((entry.mode(), entry.id()));
@@ -248,21 +270,42 @@ impl Planner<'_> {
             if entry.is_submodule() && !eyes.is_empty() {
                 continue;
             }
-            if !is_of_left(eyes, entry.path(), same)? {
-                losses.changed.push(named(entry.path()));
+            match left_at(eyes, entry.path(), same)? {
+                None => losses.changed.push(named(entry.path())),
+                Some(goes) => drop(makes_room.insert(entry.path().to_vec(), goes)),
             }
+        }
+        Ok(makes_room)
+    }
+
+    /// Adds what has changed since it was looked at and would be replaced: objects may have come for minutes.
+    fn find_changed_since(
+        &self,
+        changes: &Changes,
+        rewritten: &[usize],
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
+        let Seen {
+            entries, looked, ..
+        } = self.seen;
+        let replaced = changes.iter().filter(|change| change.is_there);
+        let replaced = replaced.map(|change| change.at);
+        let numbers = replaced.chain(rewritten.iter().copied());
+        let ground = self.before.ground(self.stop);
+        for number in look::changed_since(ground, entries, looked, numbers)? {
+            losses.changed.push(named(entries.get(number).path()));
         }
         Ok(())
     }
 
-    /// Adds what nobody tracks and is where something comes, unless git ignores it.
+    /// Adds what nobody tracks and is where something comes, unless git ignores it: that goes.
     fn find_blocked(
         &self,
         changes: &Changes,
         gone: &[PathBuf],
         eyes: &mut [(Eye<'_>, &Changes)],
         losses: &mut Losses,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<MakesRoom, RestoreError> {
         let blocked = Blocked {
             target: self.target,
             old: &self.seen.entries,
@@ -270,17 +313,22 @@ impl Planner<'_> {
             stop: self.stop,
         };
         let is_gone = |path: &[u8]| gone.iter().any(|gone| as_path(path).starts_with(gone));
-        let mut kept = Vec::new();
+        let (mut kept, mut makes_room) = (Vec::new(), MakesRoom::new());
         for path in blocked.find()?.into_iter().filter(|path| !is_gone(path)) {
-            if !is_of_left(eyes, &path, None)? {
-                kept.push(path);
+            match left_at(eyes, &path, None)? {
+                None => kept.push(path),
+                Some(goes) => drop(makes_room.insert(path, goes)),
             }
         }
         let (scratch, until) = (&self.before.scratch.tree, self.until);
-        let left = blocked::not_ignored(kept, self.target, scratch, until, self.stop)?;
-        let left = left.iter().map(|path| path.display().to_string());
-        left.for_each(|path| losses.blocked.push(path));
-        Ok(())
+        let ignored = blocked::ignored(&kept, self.target, scratch, until, self.stop)?;
+        for path in kept {
+            match ignored.contains(&path) {
+                true => drop(makes_room.insert(path, Goes::Ignored)),
+                false => losses.blocked.push(named(&path)),
+            }
+        }
+        Ok(makes_room)
     }
 
     /// The entries that stay the same and whose files have to be written: those that are changed, and those that
@@ -330,28 +378,31 @@ fn named(path: &[u8]) -> String {
     as_path(path).display().to_string()
 }
 
-/// Whether what is at `path` is what a run that was killed may have left there, which it had to be the `same` as unless
+/// What is at `path`, if that is what a run that was killed may have left there, which it had to be the `same` as unless
 /// it changed: what one of their commits has; nothing, where a file that it replaced may have been between two names.
-fn is_of_left(
+fn left_at(
     eyes: &mut [(Eye<'_>, &Changes)],
     path: &[u8],
     same: Option<(u32, ObjectId)>,
-) -> Result<bool, RestoreError> {
+) -> Result<Option<Goes>, RestoreError> {
     for (eye, changes) in eyes {
-        let expected = match changes.find(path) {
+        let change = changes.find(path);
+        let expected = match change {
             Some(change) => change.new,
             None => same,
         };
-        let is_so = match expected {
-            Some(expected) if changes.find(path).is_some() => {
-                eye.is_of(path, expected)?.is_some() || eye.is_absent(path)?
+        let Some(expected) = expected else {
+            if eye.has_no_file(path)? {
+                return Ok(Some(Goes::Left(None)));
             }
-            Some(expected) => eye.is_of(path, expected)?.is_some(),
-            None => eye.has_no_file(path)?,
+            continue;
         };
-        if is_so {
-            return Ok(true);
+        if let Some(stat) = eye.is_of(path, expected)? {
+            return Ok(Some(Goes::Left(Some(stat))));
+        }
+        if change.is_some() && eye.is_absent(path)? {
+            return Ok(Some(Goes::Left(None)));
         }
     }
-    Ok(false)
+    Ok(None)
 }

@@ -4,18 +4,35 @@ use std::path::Path;
 
 use crate::restore::error::RestoreError;
 
+/// What `--overwrite` does about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::restore) enum Overwrite {
+    Restores,
+    /// The same, and what nobody has committed goes without a word.
+    Drops,
+    /// It refuses for the same reason, unless it is told to discard what is here alone.
+    Refuses,
+    /// Nothing that anybody wants.
+    No,
+}
+
 /// Why.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::restore) struct Why {
     what: String,
     /// A command that helps, or a few words.
     help: String,
+    overwrite: Overwrite,
 }
 
 impl From<String> for Why {
     fn from(what: String) -> Why {
-        let help = String::new();
-        Why { what, help }
+        let (help, overwrite) = (String::new(), Overwrite::Restores);
+        Why {
+            what,
+            help,
+            overwrite,
+        }
     }
 }
 
@@ -27,20 +44,42 @@ impl From<&str> for Why {
 
 impl<W: Into<String>, H: Into<String>> From<(W, H)> for Why {
     fn from((what, help): (W, H)) -> Why {
+        (what, help, Overwrite::Restores).into()
+    }
+}
+
+impl<W: Into<String>, H: Into<String>> From<(W, H, Overwrite)> for Why {
+    fn from((what, help, overwrite): (W, H, Overwrite)) -> Why {
         let (what, help) = (what.into(), help.into());
-        Why { what, help }
+        Why {
+            what,
+            help,
+            overwrite,
+        }
     }
 }
 
 /// The working copy at `directory` is not taken.
 pub(super) fn not_taken(directory: &Path, why: impl Into<Why>) -> RestoreError {
-    let Why { what, help } = why.into();
+    let Why {
+        what,
+        help,
+        overwrite,
+    } = why.into();
     let help = match &*help {
         "" => String::new(),
         help => format!(" ({help})"),
     };
+    let overwrite = match overwrite {
+        Overwrite::Restores => "; --overwrite restores it whole",
+        Overwrite::Drops => "; --overwrite restores it whole, and what is not committed goes",
+        Overwrite::Refuses => {
+            "; --overwrite --discard-local restores it whole, and what only it has goes"
+        }
+        Overwrite::No => "",
+    };
     RestoreError::Usage(format!(
-        "{} is not updated: {what}{help}; --overwrite restores it whole",
+        "{} is not updated: {what}{help}{overwrite}",
         directory.display()
     ))
 }

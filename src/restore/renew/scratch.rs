@@ -10,6 +10,7 @@ use gix::ObjectId;
 use gix::hash::Kind;
 
 use super::copy::Copy;
+use super::refusal::{Overwrite, not_taken};
 use crate::limits::{OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW_BYTES_MAX};
 use crate::refs::{self, Head, Loose, RefsError};
 use crate::restore::data::read;
@@ -17,6 +18,8 @@ use crate::restore::error::{RestoreError, failed};
 use crate::restore::local::check_files;
 
 const PACKS: &str = "objects/pack";
+const SHALLOW: &str = "shallow";
+const EXCLUDE: &str = "info/exclude";
 /// The endings of a pack's files, in the order in which they are moved: git looks for the index.
 const ENDINGS: [&str; 3] = ["pack", "rev", "idx"];
 
@@ -42,13 +45,50 @@ impl Scratch {
         let git_dir = tree.join(".git");
         let unmade = |e: io::Error| RestoreError::disk("make a repository at", &tree, e);
         prepare(&copy.git_dir, &git_dir, copy.hash()).map_err(unmade)?;
-        let head = tips(&copy.git_dir, &git_dir, copy.hash())
-            .map_err(|e| RestoreError::Usage(format!("its refs cannot be read: {e}")))?;
+        if let Some(text) = exclude(copy)? {
+            fs::write(git_dir.join(EXCLUDE), text).map_err(unmade)?;
+        }
+        let head = tips(&copy.git_dir, &git_dir, copy.hash()).map_err(|e| match e {
+            TipsError::Io(e) => unmade(e),
+            TipsError::Refs(e) => not_taken(
+                &copy.directory,
+                (
+                    format!("its refs cannot be read: {e}"),
+                    "git fsck says more",
+                    Overwrite::Refuses,
+                ),
+            ),
+        })?;
         Ok(Scratch { tree, head })
     }
 
     fn git_dir(&self) -> PathBuf {
         self.tree.join(".git")
+    }
+
+    /// Leaves what has come in a directory, for a repository that takes it.
+    pub(super) fn leave(&self, to: &Path) -> Result<(), RestoreError> {
+        fs::create_dir_all(to).map_err(failed("create", to))?;
+        let git_dir = self.git_dir();
+        carry(&git_dir.join(PACKS), to)?;
+        let shallow = git_dir.join(SHALLOW);
+        match shallow.exists() {
+            true => rename(&shallow, &to.join(SHALLOW)),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes what another one has left, if it has.
+    pub(super) fn take(&self, from: &Path) -> Result<(), RestoreError> {
+        if !from.exists() {
+            return Ok(());
+        }
+        let git_dir = self.git_dir();
+        let shallow = from.join(SHALLOW);
+        if shallow.exists() {
+            rename(&shallow, &git_dir.join(SHALLOW))?;
+        }
+        carry(from, &git_dir.join(PACKS))
     }
 
     /// Moves what has come into the working copy; how many bytes that are.
@@ -81,6 +121,27 @@ impl Scratch {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// Moves the files of a directory into another one, but for links, which lead to what was there before.
+fn carry(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    for entry in fs::read_dir(from).map_err(failed("read", from))? {
+        let entry = entry.map_err(failed("read", from))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(failed("look at", &path))?;
+        if kind.is_file() {
+            rename(&path, &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves a file; on another file system it stays, and what is in it comes again.
+fn rename(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => Ok(()),
+        renamed => renamed.map_err(failed("rename to", to)),
     }
 }
 
@@ -123,17 +184,27 @@ fn prepare(theirs: &Path, ours: &Path, hash: Kind) -> io::Result<()> {
             symlink(&path, ours.join(PACKS).join(entry.file_name()))?;
         }
     }
-    for (name, limit) in [
-        ("shallow", SHALLOW_BYTES_MAX),
-        ("info/exclude", SHALLOW_BYTES_MAX),
-    ] {
-        match read(&theirs.join(name), limit) {
-            Ok(text) => fs::write(ours.join(name), text)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
+    match read(&theirs.join(SHALLOW), SHALLOW_BYTES_MAX) {
+        Ok(text) => fs::write(ours.join(SHALLOW), text),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
     }
-    Ok(())
+}
+
+/// What git ignores in a working copy and nowhere else; as git does it is read through a link, too.
+fn exclude(copy: &Copy) -> Result<Option<Vec<u8>>, RestoreError> {
+    let path = fs::canonicalize(copy.git_dir.join(EXCLUDE));
+    match path.and_then(|path| read(&path, SHALLOW_BYTES_MAX)) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(not_taken(
+            &copy.directory,
+            (
+                format!("its .git/{EXCLUDE} cannot be read: {e}"),
+                "remove it, or have it be a file",
+            ),
+        )),
+    }
 }
 
 /// Writes what the refs of the repository at `theirs` lead to as refs of `ours`; what HEAD leads to.

@@ -3,12 +3,26 @@
 use gix::ObjectId;
 
 use super::plan::Before;
-use crate::config::RestoreArgs;
+use crate::config::{RestoreArgs, WorktreeWay};
 use crate::restore::error::RestoreError;
 use crate::restore::link::Link;
 use crate::restore::proven::Proven;
 use crate::restore::summary::{CheckedOut, FILES, SOURCE_UPDATE, Summary, Worktree, counted};
 use crate::restore::update;
+
+/// What was asked for and is of no use.
+pub(super) fn unused(args: &RestoreArgs) -> Vec<&'static str> {
+    // In the environment it is there for all restores of a machine; submodules may come anew.
+    let is_seeds = args.seed.is_some() && std::env::var_os("TARPON_SEED").is_none();
+    let flags = [
+        ("--worktree", args.worktree != WorktreeWay::Auto),
+        ("--by-parts", args.by_parts),
+        ("--by-archive", args.by_archive),
+        ("--seed", is_seeds && !args.recurse_submodules),
+    ];
+    let flags = flags.iter().filter(|(_, is_given)| *is_given);
+    flags.map(|(flag, _)| *flag).collect()
+}
 
 /// What was done.
 pub(super) struct Done {
@@ -20,6 +34,7 @@ pub(super) struct Done {
     pub written: u64,
     /// Those of them that a program of the user's would have converted.
     pub filtered: u64,
+    pub bundle_applied: bool,
     /// Nothing of it is another one than before.
     pub is_same: bool,
 }
@@ -43,6 +58,7 @@ pub(super) fn summary(
     summary.source = SOURCE_UPDATE;
     summary.worktree = Some(Worktree::Packs);
     summary.origin = before.copy.restored.origin();
+    summary.bundle_applied = done.bundle_applied;
     (summary.bytes, summary.entries) = (Some(done.bytes), Some(done.written));
     let branch = update::branch_of(&before.copy.git_dir)?;
     summary.head = CheckedOut {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use crate::restore::error::RestoreError;
-use crate::restore::kept;
-use crate::restore::local::Lost;
-use crate::restore::names::Names;
+use super::error::RestoreError;
+use super::kept;
+use super::local::Lost;
+use super::names::Names;
 
 /// What would be lost and may not be.
 #[derive(Debug, Default)]
@@ -23,6 +23,16 @@ pub(super) struct Losses {
 }
 
 impl Losses {
+    /// Adds those of the submodule at `path`.
+    pub(super) fn add(&mut self, path: &Path, inside: Losses) {
+        let below = |name: String| path.join(name).display().to_string();
+        self.changed.append(inside.changed, below);
+        self.removed.append(inside.removed, below);
+        self.blocked.append(inside.blocked, below);
+        self.submodules.append(inside.submodules, below);
+        self.lost.add(&path.display().to_string(), inside.lost);
+    }
+
     /// Refuses to update the working copy at `target` if there is any.
     pub(super) fn refuse(&self, target: &Path) -> Result<(), RestoreError> {
         let files = [

@@ -1,0 +1,117 @@
+//! The refs of a repository as they were when it was looked at what would be lost with them: what goes afterwards is
+//! exactly that.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gix::bstr::{BString, ByteSlice};
+
+use crate::limits::OLD_LOOSE_REFS_BYTES_MAX;
+use crate::refs::{self, Head, Loose, RefsError, Stamp};
+use crate::restore::error::RestoreError;
+use crate::restore::kept;
+use crate::restore::names::Names;
+use crate::restore::nested;
+
+/// What the upstream has is nobody's own.
+const REMOTE: &[u8] = b"refs/remotes/";
+/// Files of a repository, besides refs, that have what is nobody else's.
+const FILES: [&str; 3] = ["packed-refs", "index", "logs/refs/stash"];
+
+/// Why refs cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HeldError {
+    #[error("its refs cannot be read: {0}")]
+    Refs(#[from] RefsError),
+    #[error("its refs cannot be looked at: {0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Nested(String),
+}
+
+/// Those of one repository.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    head: Head,
+    loose: BTreeMap<BString, Loose>,
+    files: [Option<Stamp>; FILES.len()],
+    /// The linked worktrees, which have a HEAD of their own.
+    worktrees: Vec<PathBuf>,
+}
+
+impl Held {
+    pub(super) fn read(git_dir: &Path) -> Result<Held, HeldError> {
+        let mut files = [const { None }; FILES.len()];
+        for (file, name) in files.iter_mut().zip(FILES) {
+            *file = Stamp::at(&git_dir.join(name))?;
+        }
+        let mut loose = refs::read_loose_within(git_dir, OLD_LOOSE_REFS_BYTES_MAX)?;
+        loose.retain(|name, _| !name.starts_with(REMOTE));
+        Ok(Held {
+            head: refs::read_head(git_dir)?,
+            loose,
+            files,
+            worktrees: nested::worktrees(git_dir).map_err(HeldError::Nested)?,
+        })
+    }
+
+    /// Refuses to update the working copy at `target` if they are not the same any more.
+    pub(super) fn expect_same(&self, target: &Path, git_dir: &Path) -> Result<(), RestoreError> {
+        let moved = match Held::read(git_dir) {
+            Ok(now) => self.moved(&now),
+            Err(why) => return Err(kept::not_told(target, why.to_string().into())),
+        };
+        match moved.is_empty() {
+            true => Ok(()),
+            false => Err(RestoreError::Usage(format!(
+                "{} is not updated: made or moved meanwhile: {moved}; the same command again looks at that",
+                target.display()
+            ))),
+        }
+    }
+
+    /// Names of what another look at the same repository has found there, or found otherwise.
+    fn moved(&self, later: &Held) -> Names {
+        let mut names = Names::default();
+        if self.head != later.head {
+            names.push("HEAD".into());
+        }
+        for (name, loose) in &later.loose {
+            if self.loose.get(name) != Some(loose) {
+                names.push(name.to_str_lossy().into_owned());
+            }
+        }
+        // One that is gone has been packed, or is nobody's loss.
+        for ((name, before), now) in FILES.iter().zip(&self.files).zip(&later.files) {
+            if before != now {
+                names.push((*name).into());
+            }
+        }
+        for worktree in &later.worktrees {
+            if !self.worktrees.contains(worktree) {
+                names.push(format!("the linked worktree {}", worktree.display()));
+            }
+        }
+        names
+    }
+
+    /// Whether the loose ref `name` was there and said the same.
+    pub(super) fn has(&self, name: &[u8], now: &Loose) -> bool {
+        name.starts_with(REMOTE) || self.loose.get(name.as_bstr()) == Some(now)
+    }
+}
+
+/// Those of a repository, and of all of the submodules inside of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct AllHeld(Vec<(String, Held)>);
+
+impl AllHeld {
+    pub(super) fn read(git_dir: &Path) -> Result<AllHeld, HeldError> {
+        let mut all = vec![(String::new(), Held::read(git_dir)?)];
+        for one in nested::submodules(git_dir).map_err(HeldError::Nested)? {
+            all.push((one.name, Held::read(&one.git_dir)?));
+        }
+        Ok(AllHeld(all))
+    }
+}

@@ -1,0 +1,243 @@
+//! Removes refs: those that were looked at, each under git's own lock of it; any other stays.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::held::Held;
+use super::lock::Lock;
+use crate::refs;
+use crate::restore::error::{RestoreError, failed};
+use crate::restore::names::Names;
+use crate::restore::path::as_path;
+
+/// Where the upstream's refs are.
+const REMOTES: &str = "refs/remotes";
+
+/// Removes the refs of the repository at `git_dir`.
+pub(super) struct Removal<'r> {
+    git_dir: &'r Path,
+    /// Those that may go; `None` if all may.
+    held: Option<&'r Held>,
+    /// One of which the lock is held already.
+    locked: Option<&'r Path>,
+    /// A path of ours that is not there.
+    scratch: PathBuf,
+    /// Names of those that stay.
+    kept: BTreeSet<PathBuf>,
+}
+
+impl<'r> Removal<'r> {
+    pub(super) fn new(
+        git_dir: &'r Path,
+        held: Option<&'r Held>,
+        locked: Option<&'r Path>,
+        scratch: PathBuf,
+    ) -> Removal<'r> {
+        Removal {
+            git_dir,
+            held,
+            locked,
+            scratch,
+            kept: BTreeSet::new(),
+        }
+    }
+
+    /// Names of those that were not looked at and stay.
+    pub(super) fn kept(&self) -> Names {
+        let kept = self.kept.iter();
+        kept.map(|name| name.display().to_string()).collect()
+    }
+
+    fn name<'p>(&self, path: &'p Path) -> &'p Path {
+        path.strip_prefix(self.git_dir).unwrap_or(path)
+    }
+
+    /// Whether what is at `path` now is the ref that was looked at there, or none.
+    fn is_known(&self, path: &Path) -> bool {
+        let name = self.name(path).as_os_str().as_bytes();
+        match (self.held, refs::read_loose_at(path)) {
+            (None, _) | (_, Ok(None)) => true,
+            (Some(held), Ok(Some(now))) => held.has(name, &now),
+            (Some(_), Err(_)) => false,
+        }
+    }
+
+    /// Removes one that has a file of its own, and its log, unless that is not what was looked at.
+    pub(super) fn remove(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let lock = match self.held {
+            Some(_) if self.locked != Some(path) => Lock::try_take(path, &self.scratch)?.map(Some),
+            _ => Ok(None),
+        };
+        if lock.is_err() || !self.is_known(path) {
+            let name = self.name(path).to_owned();
+            self.kept.insert(name);
+            return Ok(());
+        }
+        // Of a stash it has all but the last.
+        remove(&self.log(path))?;
+        remove(path)
+    }
+
+    fn log(&self, path: &Path) -> PathBuf {
+        self.git_dir.join("logs").join(self.name(path))
+    }
+
+    /// Refuses where something is in the place of a ref that was not looked at.
+    pub(super) fn expect_free(&self, path: &Path) -> Result<(), RestoreError> {
+        match self.is_known(path) {
+            true => Ok(()),
+            false => Err(RestoreError::Usage(format!(
+                "(all but refs is done) {} was made meanwhile: the same command again looks at it",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Removes those below a directory, and that itself unless something stays there, or somebody has a lock.
+    pub(super) fn clear(&mut self, directory: &Path) -> Result<(), RestoreError> {
+        if !directory.is_dir() {
+            return Ok(());
+        }
+        for (path, is_directory) in listing(directory)? {
+            match is_directory {
+                true => self.clear(&path)?,
+                false if is_lock(&path) => {}
+                false => self.remove(&path)?,
+            }
+        }
+        remove_directory(directory)
+    }
+
+    /// Removes the logs of all that have gone, or were replaced.
+    pub(super) fn clear_logs(&self, branch: Option<&[u8]>) -> Result<(), RestoreError> {
+        let logs = self.git_dir.join("logs");
+        match self.held {
+            Some(_) if logs.is_dir() => self.clear_logs_below(&logs, branch),
+            _ => match fs::remove_dir_all(&logs) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &logs)(e)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn clear_logs_below(
+        &self,
+        directory: &Path,
+        branch: Option<&[u8]>,
+    ) -> Result<(), RestoreError> {
+        for (path, is_directory) in listing(directory)? {
+            let name = self.name(&path);
+            let name = name.strip_prefix("logs").unwrap_or(name);
+            let is_ours = name == Path::new("HEAD")
+                || name.starts_with(REMOTES)
+                || branch.is_some_and(|branch| name == as_path(branch));
+            match is_directory {
+                true => self.clear_logs_below(&path, branch)?,
+                // That of a ref which was made since.
+                false if !is_ours && self.git_dir.join(name).is_file() => {}
+                false => remove(&path)?,
+            }
+        }
+        remove_directory(directory)
+    }
+}
+
+pub(super) fn remove(path: &Path) -> Result<(), RestoreError> {
+    match fs::remove_file(path) {
+        Err(e)
+            if !matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Err(failed("remove", path)(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(directory: &Path) -> Result<(), RestoreError> {
+    match fs::remove_dir(directory) {
+        Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            Err(failed("remove", directory)(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is in a directory, and which of it are directories themselves.
+pub(super) fn listing(directory: &Path) -> Result<Vec<(PathBuf, bool)>, RestoreError> {
+    let entry = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.path(), entry.file_type()?.is_dir()))
+    };
+    let entries = fs::read_dir(directory).and_then(|entries| entries.map(entry).collect());
+    entries.map_err(failed("read", directory))
+}
+
+pub(super) fn is_lock(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(git_dir: &Path, name: &str, text: &str) {
+        let path = git_dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Whoever works there does so until the last moment.
+    #[test]
+    fn what_was_made_since_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let git_dir = directory.path();
+        let ids = ["1", "2"].map(|digit| format!("{}\n", digit.repeat(40)));
+        write(git_dir, "HEAD", "ref: refs/heads/main\n");
+        for name in ["refs/heads/main", "refs/heads/a/b", "refs/tags/old"] {
+            write(git_dir, name, &ids[0]);
+            write(git_dir, &format!("logs/{name}"), "log\n");
+        }
+        write(git_dir, "refs/remotes/origin/main", &ids[0]);
+        write(git_dir, "logs/HEAD", "log\n");
+        let held = Held::read(git_dir).unwrap();
+        write(git_dir, "refs/remotes/origin/main", &ids[1]);
+        write(git_dir, "refs/heads/a/b", &ids[1]);
+        for name in ["refs/stash", "refs/heads/new", "refs/tags/locked"] {
+            write(git_dir, name, &ids[0]);
+            write(git_dir, &format!("logs/{name}"), "log\n");
+        }
+        write(git_dir, "refs/tags/old.lock", "");
+        let main = git_dir.join("refs/heads/main");
+        let scratch = git_dir.join("scratch");
+        let mut removal = Removal::new(git_dir, Some(&held), Some(&main), scratch);
+        removal.clear(&git_dir.join("refs")).unwrap();
+        removal.clear_logs(Some(b"refs/heads/main")).unwrap();
+        let stay = [
+            "refs/heads/a/b",
+            "refs/heads/new",
+            "refs/stash",
+            "refs/tags/locked",
+            "refs/tags/old",
+        ];
+        assert_eq!(removal.kept().to_string(), stay.join(", "));
+        for name in stay {
+            assert!(git_dir.join(name).is_file() && git_dir.join("logs").join(name).is_file());
+        }
+        for name in ["refs/heads/main", "refs/remotes", "logs/HEAD"] {
+            assert!(!git_dir.join(name).exists(), "{name}");
+        }
+        removal.expect_free(&main).unwrap();
+        write(git_dir, "refs/heads/main", &ids[1]);
+        removal.expect_free(&main).unwrap_err();
+        let mut removal = Removal::new(git_dir, None, None, git_dir.join("scratch"));
+        removal.clear(&git_dir.join("refs")).unwrap();
+        removal.clear_logs(None).unwrap();
+        assert!(removal.kept().is_empty() && !git_dir.join("logs").exists());
+    }
+}
