@@ -46,6 +46,7 @@ mod entries;
 mod error;
 mod extract;
 mod feed;
+mod fitted;
 mod formats;
 mod frames;
 mod gaps;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::fitted::{columns, fitted};
 use super::said::Said;
 use super::summary::{CheckedOut, Failure, Phases, SOURCE_SNAPSHOT, Summary, size};
 use super::waited::Waited;
@@ -21,30 +22,8 @@ const SAID_FIRST: Duration = Duration::from_secs(5);
 const SAID_WAITING: Duration = Duration::from_secs(10);
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
-/// The part of a line that a terminal of so many columns shows in one: what it ends with is left out piece
-/// by piece, and letters only if its first piece is too long. The last column stays free, or some wrap.
-fn fitted(line: &str, columns: usize) -> &str {
-    let mut width = 0;
-    let is_too_far = |&(_, c): &(usize, char)| {
-        // Most others take two.
-        width += if c.is_ascii() { 1 } else { 2 };
-        width >= columns
-    };
-    let Some((end, _)) = line.char_indices().find(is_too_far) else {
-        return line;
-    };
-    let pieces = line.match_indices([',', ';']).map(|(at, _)| at);
-    &line[..pieces.take_while(|at| *at <= end).last().unwrap_or(end)]
-}
-
-/// How many columns the terminal behind standard error has; where it does not say, as many as it likes.
-fn columns() -> usize {
-    let size = rustix::termios::tcgetwinsize(std::io::stderr());
-    match size.map(|size| usize::from(size.ws_col)) {
-        Ok(0) | Err(_) => usize::MAX,
-        Ok(columns) => columns,
-    }
-}
+/// See [`Progress::aged`].
+const NO_AGE: u64 = u64::MAX;
 
 /// Empties the line that a terminal's cursor is on.
 const CLEAR: &str = "\r\x1b[K";
@@ -65,6 +44,8 @@ pub(super) struct Progress {
     /// Downloads that were begun and have not ended.
     downloads: AtomicU64,
     first_byte_us: AtomicU64,
+    /// How old the server says that its snapshot is; [`NO_AGE`] where it does not.
+    age_s: AtomicU64,
     downloaded_us: AtomicU64,
     made_us: AtomicU64,
     proven_us: AtomicU64,
@@ -98,6 +79,7 @@ impl Default for Progress {
             parts: Default::default(),
             downloads: AtomicU64::new(0),
             first_byte_us: AtomicU64::new(0),
+            age_s: AtomicU64::new(NO_AGE),
             downloaded_us: AtomicU64::new(0),
             made_us: AtomicU64::new(0),
             proven_us: AtomicU64::new(0),
@@ -155,6 +137,11 @@ impl Progress {
         *self.waits_lock() = None;
         self.first_byte_us
             .store(micros(self.start.elapsed()), Relaxed);
+    }
+
+    /// The server says how old its snapshot is, if it does.
+    pub(super) fn aged(&self, age_s: Option<u64>) {
+        self.age_s.store(age_s.unwrap_or(NO_AGE), Relaxed);
     }
 
     /// Whether any answer came.
@@ -350,6 +337,7 @@ impl Progress {
             entries: Some(self.entries.load(Relaxed)),
             submodules: None,
             resumes: self.resumes.load(Relaxed),
+            age_s: Some(self.age_s.load(Relaxed)).filter(|age_s| *age_s != NO_AGE),
             first_byte_ms: self.has_answer().then(|| ms(&self.first_byte_us)),
             download_ms: ms(&self.downloaded_us),
             decode_ms: ms(&self.decode_us),

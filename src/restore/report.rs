@@ -162,13 +162,15 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
         return print_json(summary);
     }
     if !args.quiet {
+        let age = summary.age_s.map(|age_s| format!(", as of {age_s} s ago"));
         say_line(format_args!(
-            "{}{}: {}{:.2} s; its origin is {}",
+            "{}{}: {}{:.2} s; its origin is {}{}",
             done(summary),
             at(summary),
             came(summary),
             summary.total_ms / 1000.0,
             summary.origin,
+            age.unwrap_or_default(),
         ));
         if let Some(Proven { proven, believed }) = &summary.verified {
             say_line(format_args!(

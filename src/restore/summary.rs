@@ -124,6 +124,8 @@ pub(super) struct Summary {
     /// What was done for submodules, nested ones included; `None` unless they were asked for.
     pub submodules: Option<Counted>,
     pub resumes: u64,
+    /// How long ago the snapshot was compared with its upstream; `None` where the server does not say.
+    pub age_s: Option<u64>,
     /// `None` if no server has answered.
     pub first_byte_ms: Option<f64>,
     pub download_ms: f64,

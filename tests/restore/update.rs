@@ -656,6 +656,10 @@ fn what_is_to_be_fresh_is_what_the_upstream_has() {
         let out = update(&server, &target, &["--fresh", "--json"]);
         let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         assert_eq!(json["bundle_applied"], true, "{json}");
+        assert!(
+            json["age_s"].as_u64().is_some_and(|age_s| age_s < 60),
+            "{json}"
+        );
         assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), id, "{number}");
         assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
     }
