@@ -295,8 +295,8 @@ impl Cloud {
         let named = head.parts.iter().map(|part| &part.key);
         let condemned = head.condemned.iter().map(|condemned| &condemned.key);
         let is_gone = |key: &&PartKey| {
-            let is_lost = self.lost_parts.contains(&key.to_string());
-            !is_lost && !self.objects.contains_key(&self.place.part(key))
+            let is_there = self.objects.contains_key(&self.place.part(key));
+            !is_there && !self.lost_parts.contains(&key.to_string())
         };
         if let Some(key) = named.chain(condemned).find(is_gone) {
             let what = format!("{key} is named and not there");
