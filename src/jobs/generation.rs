@@ -115,7 +115,7 @@ impl Jobs {
     async fn is_told(
         &self,
         shared: &Shared,
-        (repo, place): (&Repo, &Place),
+        (repo, place): (&Arc<Repo>, &Place),
         base: &Base,
         own: Generation,
     ) -> Result<bool, ShareError> {
@@ -127,6 +127,10 @@ impl Jobs {
         let is_behind = base.is_there() && base.head.generation < own.number;
         if !(is_due || is_behind) {
             return Ok(true);
+        }
+        if is_due {
+            // Who ended in the middle has not said so, and what is shared from now on is of the next generation.
+            self.end_what_is_gone(repo).await;
         }
         let next = match is_due {
             false => own,

@@ -119,7 +119,14 @@ impl Jobs {
     /// Once in this process: archives of an earlier one that have packs which the mirror has no more are not served,
     /// for it may have ended before it could say so.
     async fn end_gone(self: &Rc<Self>, repo: &Arc<Repo>) {
-        if !repo.notes.set_swept() && has_gone_packs(repo).await {
+        if !repo.notes.set_swept() {
+            self.end_what_is_gone(repo).await;
+        }
+    }
+
+    /// Archives of packs that the mirror has no more are not served, and shared no more.
+    pub(super) async fn end_what_is_gone(&self, repo: &Arc<Repo>) {
+        if has_gone_packs(repo).await {
             self.end_expired(repo.set_expired());
         }
     }

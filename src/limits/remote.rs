@@ -9,6 +9,9 @@ pub const STORE_HEAD_BYTES_MAX: usize = 4 << 20;
 pub const SMALL_OBJECT_BYTES_MAX: usize = 256 << 10;
 /// So many parts a head may name, so many snapshots, and so many keys that are to go.
 pub const STORE_HEAD_ITEMS_MAX: usize = 1 << 14;
+/// Highest count in a head, as no program takes for another number: nobody gets there by counting, and whoever counts on
+/// from there comes to no end of numbers.
+pub const STORE_HEAD_COUNT_MAX: u64 = 1 << 53;
 /// So many parts it says are to be removed; others wait.
 pub const STORE_CONDEMNED_MAX: usize = 1 << 12;
 /// So many are removed at once.

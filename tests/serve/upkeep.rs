@@ -424,7 +424,8 @@ fn a_slow_reader_does_not_put_off_an_expiry() {
     push_and_fetch(&lab, &server, "slow", "fixed.txt", b"fixed\n");
     let ((mut slow, ..), mut read_bytes) = (begin(&server, "slow", 1000), 0);
     wait::until_within("nothing of it is left", 3 * wait::DEADLINE, || {
-        read_bytes += slow.read_some(200_000).expect("what is sent").len();
+        // Far below the pace that what is kept nowhere goes on at, however slow this machine is.
+        read_bytes += slow.read_some(2_000).expect("what is sent").len();
         let found = is_anywhere(&lab, &secret[1000..1100]);
         std::thread::sleep(Duration::from_millis(100));
         found.is_empty().then_some(())

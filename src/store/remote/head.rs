@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 use super::change::{About, Generation};
 use super::key::{Identity, PartKey, RandomId};
 use super::listing::Listing;
-use crate::limits::{STORE_HEAD_BYTES_MAX, STORE_HEAD_ITEMS_MAX, STORE_HEAD_TEXT_BYTES_MAX};
+use crate::limits::{
+    STORE_HEAD_BYTES_MAX, STORE_HEAD_COUNT_MAX, STORE_HEAD_ITEMS_MAX, STORE_HEAD_TEXT_BYTES_MAX,
+};
 
 /// See the module's text. Any that was decoded is sound.
 ///
@@ -135,6 +137,8 @@ pub enum BadHead {
         "it has more than {STORE_HEAD_BYTES_MAX} bytes or {STORE_HEAD_ITEMS_MAX} items, or a longer text"
     )]
     TooLong,
+    #[error("it counts to {count}, where nobody gets by counting")]
+    TooHigh { count: u64 },
     #[error("{key} is named and does not stand among the parts, or the other way round")]
     Unnamed { key: String },
     #[error("{key} stands there twice")]
@@ -216,6 +220,13 @@ impl Head {
             || self.snapshots.iter().any(has_long)
         {
             return Err(BadHead::TooLong);
+        }
+        let counters = [self.sequence, self.generation, self.removals];
+        if let Some(count) = counters
+            .into_iter()
+            .find(|count| *count > STORE_HEAD_COUNT_MAX)
+        {
+            return Err(BadHead::TooHigh { count });
         }
         let twice = |key: &PartKey| BadHead::Twice {
             key: key.to_string(),

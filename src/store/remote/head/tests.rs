@@ -190,7 +190,9 @@ fn what_is_no_head_is_refused() {
         |json: &serde_json::Value| Head::decode(&serde_json::to_vec(json).unwrap(), &identity());
     assert_eq!(decode(&sound).unwrap(), head);
     type Break = fn(&mut serde_json::Value);
-    let breaks: [Break; 8] = [
+    let breaks: [Break; 10] = [
+        |json| json["generation"] = (STORE_HEAD_COUNT_MAX + 1).into(),
+        |json| json["sequence"] = u64::MAX.into(),
         |json| json["parts"][0]["key"] = "../../x.0".into(),
         |json| json["snapshots"][0]["parts"][0] = json["snapshots"][0]["parts"][1].clone(),
         |json| json["repository"]["path"] = "other".into(),
