@@ -243,6 +243,8 @@ pub const LISTED_PATHS_MAX: usize = 100;
 pub const DOUBTS_BYTES_MAX: usize = 16 << 20;
 /// See [`DOUBTS_BYTES_MAX`].
 pub const DOUBT_BYTES: usize = 64;
+/// Names that are tried for what cannot go back to its place, for something else has come there.
+pub const BESIDE_TRIES_MAX: u32 = 100;
 /// What was done to a target that is noted in memory; the rest is in a file.
 pub const MOVES_BYTES: usize = 1 << 20;
 /// Largest index of a repository that takes its place: about four million files.

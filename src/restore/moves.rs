@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::error::{RestoreError, failed};
 use super::path::as_path;
-use crate::limits::MOVES_BYTES;
+use crate::limits::{BESIDE_TRIES_MAX, MOVES_BYTES};
 
 /// Whether what was at a path of the target, and is now at the other one, may go: it is looked at once nobody finds it
 /// by its path any more.
@@ -76,8 +76,11 @@ impl<'m> Moves<'m> {
             let exchange =
                 || rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE);
             if exchange().is_ok() {
-                if !self.lets_go(path, &from)? {
-                    exchange().map_err(|e| RestoreError::disk("put back", &to, e))?;
+                let lets_go = self.lets_go(path, &from);
+                if !matches!(lets_go, Ok(true)) {
+                    // What has come there is nobody's any more.
+                    exchange().or_else(|_| put_back(&from, &to))?;
+                    lets_go?;
                     return Err(came_meanwhile(&to));
                 }
                 self.log.push(Move::Exchanged, path);
@@ -114,8 +117,10 @@ impl<'m> Moves<'m> {
             }
             moved => moved.map_err(failed("move away", &from))?,
         }
-        if !self.lets_go(path, &away)? {
-            put(&away, &from)?;
+        let lets_go = self.lets_go(path, &away);
+        if !matches!(lets_go, Ok(true)) {
+            put_back(&away, &from)?;
+            lets_go?;
             return Err(came_meanwhile(&from));
         }
         self.log.push(Move::Taken(self.taken), path);
@@ -220,7 +225,10 @@ impl<'m> Moves<'m> {
                 Ok(rustix::fs::renameat_with(CWD, from, CWD, to, flags)?)
             }
             Move::Placed => fs::rename(to, from),
-            Move::Taken(number) => fs::rename(self.trash.join(number.to_string()), to),
+            Move::Taken(number) => {
+                let away = self.trash.join(number.to_string());
+                put_back(&away, &to).map_err(io::Error::other)
+            }
             Move::Removed(mode) => {
                 fs::create_dir(&to)?;
                 fs::set_permissions(&to, fs::Permissions::from_mode(mode))
@@ -242,6 +250,25 @@ fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
         io::ErrorKind::AlreadyExists => came_meanwhile(to),
         _ => RestoreError::disk("rename to", to, e),
     })
+}
+
+/// The same with what was taken from `to`. Where something has come meanwhile it is put beside that.
+fn put_back(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    let Err(why) = put(from, to) else {
+        return Ok(());
+    };
+    for number in 1..=BESIDE_TRIES_MAX {
+        let mut beside = to.as_os_str().to_owned();
+        beside.push(format!(".before-{number}"));
+        let beside = PathBuf::from(beside);
+        if put(from, &beside).is_ok() {
+            return Err(RestoreError::Usage(format!(
+                "{why}; what was there before is {} now",
+                beside.display()
+            )));
+        }
+    }
+    Err(why)
 }
 
 fn came_meanwhile(path: &Path) -> RestoreError {

@@ -68,7 +68,7 @@ use changes::Changes;
 use copy::{Copy, Place};
 use damage::{Damage, Depth};
 use heads::Replacing;
-use held::Held;
+use held::{Held, Tip};
 use lock::Lock;
 use modules::{Around, Modules};
 use news::{News, One};
@@ -211,6 +211,8 @@ impl Renewal<'_> {
         objects: &Objects<'_>,
         lost: Lost,
     ) -> Result<(Plan, Option<Modules<'m>>, Losses), RestoreError> {
+        // All that follows is told from what it was.
+        planner.before.expect_tip(planner.target)?;
         let mut losses = Losses {
             lost,
             ..Losses::default()
@@ -291,6 +293,8 @@ impl Renewal<'_> {
             git_dir: &home.map_or_else(|| target.join(".git"), |home| home.git_dir.clone()),
         };
         let copy = Copy::open(place, &args.repo_url, self.wanted.is_shallow)?;
+        let tip = Tip::read(&copy.git_dir);
+        let tip = tip.map_err(|why| kept::not_told(target, why.to_string().into()))?;
         let scratch = Scratch::new(self.ours("scratch"), &copy)?;
         scratch.take(&self.objects())?;
         let lock = Lock::take(&copy.git_dir.join("index"), &self.ours("lock"))?;
@@ -299,6 +303,7 @@ impl Renewal<'_> {
             lock::sweep(&copy.git_dir);
         }
         let before = Before {
+            tip: Some(tip),
             scratch,
             branch: update::branch_of(&copy.git_dir)?,
             root: File::open(target).map_err(failed("open", target))?,

@@ -796,6 +796,20 @@ fn what_cannot_be_built_upon_is_named() {
     }
     expect_not_waited_for(&copied(&target, &lab, "pipe"), &server);
     expect_missing_named(&lab, &server, &clone);
+    expect_linked_logs_left(&copied(&target, &lab, "logs"), &lab, &server);
+}
+
+/// What logs are elsewhere is nobody's to remove.
+fn expect_linked_logs_left(copy: &Path, lab: &Lab, server: &Server) {
+    let (logs, precious) = (copy.join(".git/logs"), lab.scratch("precious"));
+    write(&precious.join("mine"), "mine");
+    if logs.exists() {
+        fs::remove_dir_all(&logs).unwrap_or_else(|e| panic!("{e}"));
+    }
+    std::os::unix::fs::symlink(&precious, &logs).unwrap_or_else(|e| panic!("{e}"));
+    let errors = expect(&update(server, copy, &[]), 1);
+    assert!(errors.contains(".git/logs is no directory"), "{errors}");
+    assert!(precious.join("mine").is_file());
 }
 
 /// Has each object of a working copy in a file of its own.

@@ -23,6 +23,8 @@ use crate::restore::url::base_target;
 
 /// Directories that lead nowhere else.
 const DIRECTORIES: [&str; 4] = ["", "objects", "objects/pack", "refs"];
+/// The same, where they are there.
+const MORE_DIRECTORIES: [&str; 2] = ["logs", "logs/refs"];
 /// What a repository has that is not by itself, or in the middle of something: a file, what it is, what helps, and what
 /// `--overwrite` does.
 const OTHERS: [(&str, &str, &str, Overwrite); 13] = [
@@ -222,9 +224,10 @@ impl Copy {
 fn check_kind(place: Place<'_>) -> Result<(), RestoreError> {
     let Place { directory, git_dir } = place;
     let refused = |why: Why| Err(not_taken(directory, why));
-    for name in DIRECTORIES {
+    for name in DIRECTORIES.into_iter().chain(MORE_DIRECTORIES) {
         match fs::symlink_metadata(git_dir.join(name)) {
             Ok(found) if found.is_dir() => {}
+            Err(_) if MORE_DIRECTORIES.contains(&name) => {}
             Err(_) if name.is_empty() => return refused(without_git(directory)),
             Err(_) => {
                 let why = format!("its .git has no {name}, as repositories have");
@@ -232,7 +235,11 @@ fn check_kind(place: Place<'_>) -> Result<(), RestoreError> {
             }
             Ok(_) => {
                 let why = format!("its .git/{name} is no directory");
-                return refused((why, "", Overwrite::Refuses).into());
+                let help = match MORE_DIRECTORIES.contains(&name) {
+                    true => "remove that link or file",
+                    false => "",
+                };
+                return refused((why, help, Overwrite::Refuses).into());
             }
         }
     }

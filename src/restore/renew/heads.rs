@@ -10,6 +10,8 @@ use super::held::Held;
 use super::lock::{self, Lock};
 use super::modules::Modules;
 use super::removal::{Removal, is_lock, listing, remove};
+use crate::limits::RESTORED_CONFIG_BYTES_MAX;
+use crate::restore::data::read;
 use crate::restore::default_branch;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitdir::{self, followed};
@@ -50,7 +52,16 @@ impl Replacing<'_> {
         };
         let branch = own.as_ref().map(|name| name.as_bstr());
         let branch = branch.or(followed(self.refs));
+        let locks = self.locks()?;
         let old = &self.copy.config;
+        let path = self.copy.git_dir.join("config");
+        let now = read(&path, RESTORED_CONFIG_BYTES_MAX as u64).map_err(failed("read", &path))?;
+        if now != *old {
+            return Err(RestoreError::Usage(format!(
+                "{} is not updated: its configuration was changed meanwhile; the same command again looks at that",
+                self.copy.directory.display()
+            )));
+        }
         let mut config = configuration(old, branch, self.fetches)?;
         if let Some(modules) = self.modules {
             let text = modules.configured(config.as_ref().unwrap_or(old))?;
@@ -64,7 +75,7 @@ impl Replacing<'_> {
             let kept = old.and_then(|old| fs::set_permissions(&path, old.permissions()));
             kept.map_err(failed("set the mode of", &path))?;
         }
-        self.locks()
+        Ok(locks)
     }
 
     fn made(&self) -> PathBuf {
@@ -101,7 +112,8 @@ impl Replacing<'_> {
             put(&config, &git_dir.join("config"))?;
         }
         put(&made.join("HEAD"), &git_dir.join("HEAD"))?;
-        if ends.exists() {
+        // What stays may lead to where history ended before.
+        if ends.exists() && removal.kept().is_empty() {
             put(&ends, &shallow)?;
         }
         // What they tell of is not there any more.

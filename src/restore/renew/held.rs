@@ -13,6 +13,7 @@ use crate::restore::error::RestoreError;
 use crate::restore::kept;
 use crate::restore::names::Names;
 use crate::restore::nested;
+use crate::restore::path::as_path;
 
 /// What the upstream has is nobody's own.
 const REMOTE: &[u8] = b"refs/remotes/";
@@ -64,10 +65,7 @@ impl Held {
         };
         match moved.is_empty() {
             true => Ok(()),
-            false => Err(RestoreError::Usage(format!(
-                "{} is not updated: made or moved meanwhile: {moved}; the same command again looks at that",
-                target.display()
-            ))),
+            false => Err(moved_meanwhile(target, &moved)),
         }
     }
 
@@ -100,6 +98,54 @@ impl Held {
     pub(super) fn has(&self, name: &[u8], now: &Loose) -> bool {
         name.starts_with(REMOTE) || self.loose.get(name.as_bstr()) == Some(now)
     }
+}
+
+/// What HEAD leads to, as its files say it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tip {
+    head: Head,
+    loose: Option<Loose>,
+    /// Where its branch has no file of its own.
+    packed: Option<Stamp>,
+}
+
+impl Tip {
+    pub(super) fn read(git_dir: &Path) -> Result<Tip, HeldError> {
+        let head = refs::read_head(git_dir)?;
+        let loose = match &head {
+            Head::Symbolic(name) => refs::read_loose_at(&git_dir.join(as_path(name)))?,
+            Head::Detached(_) => None,
+        };
+        let packed = match (&head, &loose) {
+            (Head::Symbolic(_), None) => Stamp::at(&git_dir.join("packed-refs"))?,
+            _ => None,
+        };
+        Ok(Tip {
+            head,
+            loose,
+            packed,
+        })
+    }
+
+    /// Refuses to update the working copy at `target` if it is not what it was.
+    pub(super) fn expect_same(&self, target: &Path, git_dir: &Path) -> Result<(), RestoreError> {
+        match Tip::read(git_dir) {
+            Ok(now) if now == *self => Ok(()),
+            Ok(_) => {
+                let mut moved = Names::default();
+                moved.push("HEAD".into());
+                Err(moved_meanwhile(target, &moved))
+            }
+            Err(why) => Err(kept::not_told(target, why.to_string().into())),
+        }
+    }
+}
+
+fn moved_meanwhile(target: &Path, moved: &Names) -> RestoreError {
+    RestoreError::Usage(format!(
+        "{} is not updated: made or moved meanwhile: {moved}; the same command again looks at that",
+        target.display()
+    ))
 }
 
 /// Those of a repository, and of all of the submodules inside of it.

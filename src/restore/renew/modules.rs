@@ -303,6 +303,7 @@ impl<'m> Modules<'m> {
             root: File::open(&dir).map_err(failed("open", &dir))?,
             quota: Quota::new(Allowed::of(args), &dir)?,
             copy,
+            tip: None,
             branch: None,
             left: None,
             reads_all: false,

@@ -14,9 +14,10 @@ use super::changes::{self, Changes};
 use super::content::{self, Contents};
 use super::copy::Copy;
 use super::entries::{Entries, Unread};
+use super::held::Tip;
 use super::look::{self, Eye, Ground, Looked, StatData};
 use super::note::Way;
-use super::refusal::not_taken;
+use super::refusal::{Overwrite, not_taken};
 use super::scratch::Scratch;
 use crate::config::RestoreArgs;
 use crate::restore::error::RestoreError;
@@ -26,11 +27,14 @@ use crate::restore::path::as_path;
 use crate::restore::quota::Quota;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
+use crate::tree::index::SUBMODULE;
 use crate::tree::rules::AttributeFiles;
 
 /// The working copy as it is, and what sees its objects.
 pub(super) struct Before {
     pub copy: Copy,
+    /// What HEAD leads to there, if that is to be replaced.
+    pub tip: Option<Tip>,
     pub scratch: Scratch,
     pub root: File,
     /// The branch that is checked out.
@@ -39,6 +43,14 @@ pub(super) struct Before {
     pub quota: Quota,
     /// Whether neither stat data nor what the index says of trees is enough.
     pub reads_all: bool,
+}
+
+impl Before {
+    /// Refuses to update the working copy at `target` if HEAD leads elsewhere by now.
+    pub(super) fn expect_tip(&self, target: &Path) -> Result<(), RestoreError> {
+        let tip = self.tip.as_ref();
+        tip.map_or(Ok(()), |tip| tip.expect_same(target, &self.copy.git_dir))
+    }
 }
 
 /// Its index and its files.
@@ -186,6 +198,7 @@ impl Planner<'_> {
             &all_left,
             losses,
         );
+        self.expect_absorbed(&changes)?;
         if gone.is_none() {
             self.find_submodules(&changes, losses);
         }
@@ -240,6 +253,33 @@ impl Planner<'_> {
                 losses.removed.push(named(path));
             }
         }
+    }
+
+    /// Refuses where something else comes in the place of a submodule that has its repository in its own directory: it
+    /// would go with all that only it has.
+    fn expect_absorbed(&self, changes: &Changes) -> Result<(), RestoreError> {
+        let is_other = |change: &&changes::Change| {
+            let is_module = change.is_there && self.seen.entries.get(change.at).is_submodule();
+            is_module && change.new.is_some_and(|(mode, _)| mode != SUBMODULE)
+        };
+        for change in changes.iter().filter(is_other) {
+            let path = as_path(changes.path(change));
+            let inside = std::fs::symlink_metadata(self.target.join(&path).join(".git"));
+            if inside.is_ok_and(|found| found.is_dir()) {
+                return Err(not_taken(
+                    self.target,
+                    (
+                        format!(
+                            "{} has a repository of its own, and something else comes there",
+                            path.display()
+                        ),
+                        "git submodule absorbgitdirs takes it in, or move it away",
+                        Overwrite::No,
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Adds submodules that are checked out and would change.

@@ -98,7 +98,7 @@ impl<'r> Removal<'r> {
 
     /// Removes those below a directory, and that itself unless something stays there, or somebody has a lock.
     pub(super) fn clear(&mut self, directory: &Path) -> Result<(), RestoreError> {
-        if !directory.is_dir() {
+        if !is_directory_itself(directory) {
             return Ok(());
         }
         for (path, is_directory) in listing(directory)? {
@@ -115,7 +115,9 @@ impl<'r> Removal<'r> {
     pub(super) fn clear_logs(&self, branch: Option<&[u8]>) -> Result<(), RestoreError> {
         let logs = self.git_dir.join("logs");
         match self.held {
-            Some(_) if logs.is_dir() => self.clear_logs_below(&logs, branch),
+            Some(_) if is_directory_itself(&logs) => self.clear_logs_below(&logs, branch),
+            // A link goes alone.
+            _ if fs::symlink_metadata(&logs).is_ok_and(|found| !found.is_dir()) => remove(&logs),
             _ => match fs::remove_dir_all(&logs) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &logs)(e)),
                 _ => Ok(()),
@@ -176,6 +178,11 @@ pub(super) fn listing(directory: &Path) -> Result<Vec<(PathBuf, bool)>, RestoreE
     };
     let entries = fs::read_dir(directory).and_then(|entries| entries.map(entry).collect());
     entries.map_err(failed("read", directory))
+}
+
+/// Whether it is one, and no link to one: what that leads to is nobody's to remove.
+fn is_directory_itself(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 pub(super) fn is_lock(path: &Path) -> bool {
@@ -239,5 +246,29 @@ mod tests {
         removal.clear(&git_dir.join("refs")).unwrap();
         removal.clear_logs(None).unwrap();
         assert!(removal.kept().is_empty() && !git_dir.join("logs").exists());
+    }
+
+    #[test]
+    fn what_a_link_leads_to_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (git_dir, other) = (
+            &directory.path().join("git"),
+            directory.path().join("other"),
+        );
+        write(git_dir, "HEAD", "ref: refs/heads/main\n");
+        write(&other, "HEAD", "precious\n");
+        write(&other, "heads/main", "precious\n");
+        let held = Held::read(git_dir).unwrap();
+        for held in [Some(&held), None] {
+            for name in ["logs", "refs"] {
+                std::os::unix::fs::symlink(&other, git_dir.join(name)).unwrap();
+            }
+            let mut removal = Removal::new(git_dir, held, None, git_dir.join("scratch"));
+            removal.clear(&git_dir.join("refs")).unwrap();
+            removal.clear_logs(None).unwrap();
+            assert!(other.join("HEAD").is_file() && other.join("heads/main").is_file());
+            assert!(fs::symlink_metadata(git_dir.join("logs")).is_err());
+            fs::remove_file(git_dir.join("refs")).unwrap();
+        }
     }
 }
