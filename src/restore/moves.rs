@@ -412,6 +412,36 @@ mod tests {
         assert_eq!(has("changed"), b"new");
     }
 
+    /// A guard that cannot tell is no reason to lose anything, nor is somebody who was faster.
+    #[test]
+    fn what_cannot_be_told_goes_back_or_beside() {
+        let base = tempfile::tempdir().unwrap();
+        let [tree, target, trash] = ["tree", "target", "trash"].map(|name| base.path().join(name));
+        for directory in [&tree, &target, &trash] {
+            fs::create_dir(directory).unwrap();
+        }
+        let is_there = |name: &str| fs::read(target.join(name)).unwrap();
+        let may_go = |path: &Path, _: &Path| {
+            if path.ends_with("raced") {
+                fs::write(target.join("raced"), "newer").unwrap();
+            }
+            Err(io::ErrorKind::PermissionDenied.into())
+        };
+        let moves = || Moves::new(tree.clone(), target.clone(), trash.clone()).of_what(&may_go);
+        for name in ["exchanged", "taken", "raced"] {
+            fs::write(target.join(name), name).unwrap();
+        }
+        fs::write(tree.join("exchanged"), "comes").unwrap();
+        moves().place(Path::new("exchanged")).unwrap_err();
+        moves().take_away(Path::new("taken")).unwrap_err();
+        assert_eq!(is_there("exchanged"), b"exchanged");
+        assert_eq!(is_there("taken"), b"taken");
+        let error = moves().take_away(Path::new("raced")).unwrap_err();
+        assert!(error.to_string().contains("raced.before-1"), "{error}");
+        assert_eq!(is_there("raced"), b"newer");
+        assert_eq!(is_there("raced.before-1"), b"raced");
+    }
+
     #[test]
     fn however_much_was_done_it_comes_back_the_last_first() {
         let directory = tempfile::tempdir().unwrap();

@@ -20,7 +20,7 @@ use super::copy::{Copy, Place, is_of};
 use super::entries::Entries;
 use super::held::AllHeld;
 use super::plan::{Before, Seen};
-use super::refusal::{Overwrite, not_taken};
+use super::refusal::{expect_no_repository, not_taken};
 use super::scratch::Scratch;
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::limits::GIT_FILE_BYTES_MAX;
@@ -112,7 +112,8 @@ impl<'m> Modules<'m> {
                 None => None,
             };
             if stays.is_none() {
-                self.expect_no_repository(&one.path)?;
+                let target = self.around.staging.target();
+                expect_no_repository(target, &one.path, "a submodule")?;
                 self.gone.extend(old);
                 self.make_room_for(&one)?;
             }
@@ -192,27 +193,6 @@ impl<'m> Modules<'m> {
             git_dir,
             is_shallow: ends.is_ok_and(|found| found.len() > 0),
         }))
-    }
-
-    /// Refuses where a submodule comes that has its repository in its own directory, or where somebody else's lies: it
-    /// would go with all that only it has.
-    fn expect_no_repository(&self, path: &Path) -> Result<(), RestoreError> {
-        let target = self.around.staging.target();
-        let inside = target.join(path).join(".git");
-        match fs::symlink_metadata(inside).is_ok_and(|found| found.is_dir()) {
-            false => Ok(()),
-            true => Err(not_taken(
-                target,
-                (
-                    format!(
-                        "{} has a repository of its own, and a submodule comes there",
-                        path.display()
-                    ),
-                    "git submodule absorbgitdirs takes it in, or move it away",
-                    Overwrite::No,
-                ),
-            )),
-        }
     }
 
     /// Has a repository go that is where one comes, or where that would lead through it.

@@ -17,7 +17,7 @@ use super::entries::{Entries, Unread};
 use super::held::Tip;
 use super::look::{self, Eye, Ground, Looked, StatData};
 use super::note::Way;
-use super::refusal::{Overwrite, not_taken};
+use super::refusal::{expect_no_repository, not_taken};
 use super::scratch::Scratch;
 use crate::config::RestoreArgs;
 use crate::restore::error::RestoreError;
@@ -255,31 +255,17 @@ impl Planner<'_> {
         }
     }
 
-    /// Refuses where something else comes in the place of a submodule that has its repository in its own directory: it
-    /// would go with all that only it has.
+    /// Refuses where something else comes in the place of a submodule that has its repository in its own directory.
     fn expect_absorbed(&self, changes: &Changes) -> Result<(), RestoreError> {
         let is_other = |change: &&changes::Change| {
             let is_module = change.is_there && self.seen.entries.get(change.at).is_submodule();
             is_module && change.new.is_some_and(|(mode, _)| mode != SUBMODULE)
         };
-        for change in changes.iter().filter(is_other) {
+        let mut others = changes.iter().filter(is_other);
+        others.try_for_each(|change| {
             let path = as_path(changes.path(change));
-            let inside = std::fs::symlink_metadata(self.target.join(&path).join(".git"));
-            if inside.is_ok_and(|found| found.is_dir()) {
-                return Err(not_taken(
-                    self.target,
-                    (
-                        format!(
-                            "{} has a repository of its own, and something else comes there",
-                            path.display()
-                        ),
-                        "git submodule absorbgitdirs takes it in, or move it away",
-                        Overwrite::No,
-                    ),
-                ));
-            }
-        }
-        Ok(())
+            expect_no_repository(self.target, &path, "something else")
+        })
     }
 
     /// Adds submodules that are checked out and would change.

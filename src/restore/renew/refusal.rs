@@ -1,5 +1,6 @@
 //! Why a working copy is not taken, and what its user can do about it.
 
+use std::fs;
 use std::path::Path;
 
 use crate::restore::error::RestoreError;
@@ -56,6 +57,30 @@ impl<W: Into<String>, H: Into<String>> From<(W, H, Overwrite)> for Why {
             help,
             overwrite,
         }
+    }
+}
+
+/// Refuses where something comes to a `path` of a working copy that is a repository by itself, a submodule's or
+/// somebody else's: it would go with all that only it has.
+pub(super) fn expect_no_repository(
+    directory: &Path,
+    path: &Path,
+    comes: &str,
+) -> Result<(), RestoreError> {
+    let inside = fs::symlink_metadata(directory.join(path).join(".git"));
+    match inside.is_ok_and(|found| found.is_dir()) {
+        false => Ok(()),
+        true => Err(not_taken(
+            directory,
+            (
+                format!(
+                    "{} has a repository of its own, and {comes} comes there",
+                    path.display()
+                ),
+                "git submodule absorbgitdirs takes it in, or move it away",
+                Overwrite::No,
+            ),
+        )),
     }
 }
 
