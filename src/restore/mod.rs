@@ -63,6 +63,7 @@ mod link;
 mod local;
 mod login;
 mod losses;
+mod mark;
 mod moment;
 mod moves;
 mod names;

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::error::{RestoreError, failed};
+use super::mark::Mark;
 use super::path::as_path;
 use crate::limits::{BESIDE_TRIES_MAX, MOVES_BYTES};
 
@@ -35,13 +36,15 @@ pub(super) struct Moves<'m> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Move {
     /// Tree and target have changed places.
-    Exchanged,
+    Exchanged(Mark),
     /// From the tree to the target.
-    Placed,
+    Placed(Mark),
     /// From the target to the trash, under this number.
     Taken(u32),
     /// An empty directory of the target, with its mode.
     Removed(u32),
+    /// A directory of the target that was not there.
+    Made,
 }
 
 impl<'m> Moves<'m> {
@@ -68,9 +71,8 @@ impl<'m> Moves<'m> {
     /// Puts what the tree has at `path` there; what is there comes into the staging directory.
     pub(super) fn place(&mut self, path: &Path) -> Result<(), RestoreError> {
         let (from, to) = (self.tree.join(path), self.target.join(path));
-        self.log
-            .make_room()
-            .map_err(failed("note moves in", &self.trash))?;
+        self.make_room()?;
+        let comes = fs::symlink_metadata(&from).map_err(failed("look at", &from))?;
         if fs::symlink_metadata(&to).is_ok() {
             // At no moment without either; not every file system can.
             let exchange =
@@ -83,7 +85,8 @@ impl<'m> Moves<'m> {
                     lets_go?;
                     return Err(came_meanwhile(&to));
                 }
-                self.log.push(Move::Exchanged, path);
+                let mark = Mark::of(&comes, &to);
+                self.log.push(Move::Exchanged(mark), path);
                 return Ok(());
             }
             self.take_away(path)?;
@@ -92,7 +95,27 @@ impl<'m> Moves<'m> {
             None => fs::rename(&from, &to).map_err(failed("rename to", &to))?,
             Some(_) => put(&from, &to)?,
         }
-        self.log.push(Move::Placed, path);
+        self.log.push(Move::Placed(Mark::of(&comes, &to)), path);
+        Ok(())
+    }
+
+    fn make_room(&mut self) -> Result<(), RestoreError> {
+        let made = self.log.make_room();
+        made.map_err(failed("note moves in", &self.trash))
+    }
+
+    /// Makes the directories that `path` leads through and that are not there.
+    pub(super) fn make_above(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let all: Vec<&Path> = above(path).collect();
+        for above in all.into_iter().rev() {
+            let whole = self.target.join(above);
+            self.make_room()?;
+            match fs::create_dir(&whole) {
+                Ok(()) => self.log.push(Move::Made, above),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed("create", &whole)(e)),
+            }
+        }
         Ok(())
     }
 
@@ -104,9 +127,7 @@ impl<'m> Moves<'m> {
 
     /// Takes what is at `path` away from the target.
     pub(super) fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
-        self.log
-            .make_room()
-            .map_err(failed("note moves in", &self.trash))?;
+        self.make_room()?;
         let from = self.target.join(path);
         let away = self.trash.join(self.taken.to_string());
         let is_directory = || fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
@@ -137,9 +158,7 @@ impl<'m> Moves<'m> {
             self.take_away(&path.join(entry.file_name()))?;
         }
         let found = fs::symlink_metadata(&whole).map_err(failed("look at", &whole))?;
-        self.log
-            .make_room()
-            .map_err(failed("note moves in", &self.trash))?;
+        self.make_room()?;
         fs::remove_dir(&whole).map_err(failed("remove", &whole))?;
         self.log
             .push(Move::Removed(found.permissions().mode()), path);
@@ -200,9 +219,10 @@ impl<'m> Moves<'m> {
     /// Undoes all, the last first. What does not go back stays in the staging directory, whose end
     /// comes; there is nothing better to do with a disk that fails twice.
     pub(super) fn undo(mut self) {
-        let say = |e: io::Error| {
+        let say = |e: RestoreError| {
             crate::io::say::say(format_args!("tarpon: cannot undo what was done: {e}"));
         };
+        let trash = self.trash.clone();
         let mut log = std::mem::replace(&mut self.log, Log::new(PathBuf::new()));
         loop {
             match log.take_last() {
@@ -212,29 +232,74 @@ impl<'m> Moves<'m> {
                         self.undo_one(done, &path).unwrap_or_else(say);
                     }
                 }
-                Err(e) => return say(e),
+                Err(e) => return say(failed("read what was done in", &trash)(e)),
             }
         }
     }
 
-    fn undo_one(&self, done: Move, path: &Path) -> io::Result<()> {
+    fn undo_one(&self, done: Move, path: &Path) -> Result<(), RestoreError> {
         let (from, to) = (self.tree.join(path), self.target.join(path));
         match done {
-            Move::Exchanged => {
-                let flags = RenameFlags::EXCHANGE;
-                Ok(rustix::fs::renameat_with(CWD, from, CWD, to, flags)?)
-            }
-            Move::Placed => fs::rename(to, from),
-            Move::Taken(number) => {
-                let away = self.trash.join(number.to_string());
-                put_back(&away, &to).map_err(io::Error::other)
-            }
+            Move::Exchanged(mark) => self.undo_exchange(&from, &to, mark),
+            Move::Placed(mark) => self.undo_placement(&from, &to, mark),
+            Move::Taken(number) => put_back(&self.trash.join(number.to_string()), &to),
             Move::Removed(mode) => {
-                fs::create_dir(&to)?;
-                fs::set_permissions(&to, fs::Permissions::from_mode(mode))
+                let made = fs::create_dir(&to);
+                let set = |()| fs::set_permissions(&to, fs::Permissions::from_mode(mode));
+                match made.and_then(set) {
+                    // Somebody else has made it.
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    made => made.map_err(failed("create", &to)),
+                }
             }
+            Move::Made => match fs::remove_dir(&to) {
+                Err(e) if !is_others(&e) => Err(failed("remove", &to)(e)),
+                _ => Ok(()),
+            },
         }
     }
+
+    /// Whether what was put into the target, and is at `path` now, is somebody else's by now. It is looked at once nobody
+    /// finds it in its place any more.
+    fn is_touched(&self, mark: Mark, path: &Path) -> bool {
+        self.may_go.is_some() && !matches!(mark.is_untouched(path), Ok(true))
+    }
+
+    fn undo_placement(&self, from: &Path, to: &Path, mark: Mark) -> Result<(), RestoreError> {
+        match fs::rename(to, from) {
+            // Somebody has removed it.
+            Err(e) if is_others(&e) => return Ok(()),
+            moved => moved.map_err(failed("move away", to))?,
+        }
+        match self.is_touched(mark, from) {
+            false => Ok(()),
+            true => put_back(from, to).and(Err(came_meanwhile(to))),
+        }
+    }
+
+    fn undo_exchange(&self, from: &Path, to: &Path, mark: Mark) -> Result<(), RestoreError> {
+        let exchange = || {
+            let exchanged = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
+            exchanged.map_err(io::Error::from)
+        };
+        match exchange() {
+            // Somebody has removed what had come.
+            Err(e) if is_others(&e) => return put_back(from, to),
+            exchanged => exchanged.map_err(failed("rename to", to))?,
+        }
+        if !self.is_touched(mark, from) {
+            return Ok(());
+        }
+        // Theirs stays, and what was there before is beside it. Where that has gone meanwhile there is room for theirs.
+        let _ = exchange();
+        put_back(from, to)
+    }
+}
+
+/// Whether a move failed for what others have done: there is nothing, or something else.
+fn is_others(e: &io::Error) -> bool {
+    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound};
+    matches!(e.kind(), NotFound | NotADirectory | DirectoryNotEmpty)
 }
 
 /// Moves what is at `from` to `to`, where nothing may be.
@@ -284,8 +349,11 @@ fn above(path: &Path) -> impl Iterator<Item = &Path> {
     above.filter(|above| !above.as_os_str().is_empty())
 }
 
-/// Kind, a number, and the length of the path that follows.
+/// Kind, a number, and the length of the path that follows, behind the mark of what was put there.
 const RECORD_BYTES: usize = 9;
+
+/// In the place of a mark, where there is none.
+const NO_MARK: [u8; Mark::BYTES] = [0; Mark::BYTES];
 
 /// What was done, in its order.
 ///
@@ -326,17 +394,19 @@ impl Log {
     }
 
     fn push(&mut self, done: Move, path: &Path) {
-        let (kind, number) = match done {
-            Move::Exchanged => (0, 0),
-            Move::Placed => (1, 0),
-            Move::Taken(number) => (2, number),
-            Move::Removed(mode) => (3, mode),
+        let (kind, number, mark) = match done {
+            Move::Exchanged(mark) => (0, 0, mark.to_bytes()),
+            Move::Placed(mark) => (1, 0, mark.to_bytes()),
+            Move::Taken(number) => (2, number, NO_MARK),
+            Move::Removed(mode) => (3, mode, NO_MARK),
+            Move::Made => (4, 0, NO_MARK),
         };
         let path = path.as_os_str().as_bytes();
         self.tail.push(kind);
         self.tail.extend_from_slice(&number.to_le_bytes());
         self.tail
             .extend_from_slice(&(path.len() as u32).to_le_bytes());
+        self.tail.extend_from_slice(&mark);
         self.tail.extend_from_slice(path);
     }
 
@@ -357,14 +427,18 @@ impl Log {
 
 fn records(mut bytes: &[u8]) -> Vec<(Move, PathBuf)> {
     let mut found = Vec::new();
-    while let Some((head, rest)) = bytes.split_first_chunk::<RECORD_BYTES>() {
+    while let Some((head, rest)) = bytes.split_first_chunk::<RECORD_BYTES>()
+        && let Some((mark, rest)) = rest.split_first_chunk()
+    {
         let number = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
         let len = u32::from_le_bytes([head[5], head[6], head[7], head[8]]) as usize;
+        let mark = || Mark::from_bytes(mark);
         let done = match head[0] {
-            0 => Move::Exchanged,
-            1 => Move::Placed,
+            0 => Move::Exchanged(mark()),
+            1 => Move::Placed(mark()),
             2 => Move::Taken(number),
-            _ => Move::Removed(number),
+            3 => Move::Removed(number),
+            _ => Move::Made,
         };
         let (path, rest) = rest.split_at(len);
         found.push((done, as_path(path)));
@@ -442,16 +516,100 @@ mod tests {
         assert_eq!(is_there("raced.before-1"), b"raced");
     }
 
+    /// Puts a file there whose date is another than that of what was last changed at `than`.
+    fn write_later(path: &Path, text: &str, than: &Path) {
+        use std::os::unix::fs::MetadataExt;
+        let changed = |path: &Path| {
+            let found = fs::symlink_metadata(path).unwrap();
+            (found.ctime(), found.ctime_nsec())
+        };
+        let before = changed(than);
+        while {
+            let _ = fs::remove_file(path);
+            fs::write(path, text).unwrap();
+            changed(path) <= before
+        } {}
+    }
+
+    /// Who fails may have been at it for seconds.
+    #[test]
+    fn what_others_have_made_since_is_not_undone() {
+        let base = tempfile::tempdir().unwrap();
+        let [tree, target, trash] = ["tree", "target", "trash"].map(|name| base.path().join(name));
+        for directory in [&tree, &target, &trash] {
+            fs::create_dir(directory).unwrap();
+        }
+        let may_go = |_: &Path, _: &Path| Ok(true);
+        let mut moves = Moves::new(tree.clone(), target.clone(), trash).of_what(&may_go);
+        let old = ["kept", "edited", "replaced", "removed"];
+        for name in old {
+            fs::write(target.join(name), "old").unwrap();
+        }
+        let new = [
+            "new",
+            "new-edited",
+            "new-removed",
+            "lone/dir/file",
+            "shared/dir/file",
+        ];
+        for name in old.iter().chain(&new) {
+            let path = tree.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "comes").unwrap();
+            let file = File::options().append(true).open(&path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        for name in old.iter().chain(&new[..3]).chain(&["lone", "shared"]) {
+            moves.place(Path::new(name)).unwrap();
+        }
+        for above in ["made", "made/lone"] {
+            moves.make_above(&Path::new(above).join("x")).unwrap();
+        }
+        let at = |name: &str| target.join(name);
+        for name in ["edited", "new-edited"] {
+            let mut file = File::options().write(true).open(at(name)).unwrap();
+            io::Write::write_all(&mut file, b"mine!").unwrap();
+        }
+        fs::write(at("other"), "mine!").unwrap();
+        fs::rename(at("other"), at("replaced")).unwrap();
+        fs::remove_file(at("removed")).unwrap();
+        fs::remove_file(at("new-removed")).unwrap();
+        write_later(&at("shared/dir/mine"), "mine!", &at("shared"));
+        fs::write(at("made/mine"), "mine!").unwrap();
+        moves.undo();
+        let has = |name: &str, text: &str| {
+            assert_eq!(fs::read_to_string(at(name)).unwrap(), text, "{name}")
+        };
+        for name in ["kept", "edited.before-1", "replaced.before-1", "removed"] {
+            has(name, "old");
+        }
+        for name in [
+            "edited",
+            "replaced",
+            "new-edited",
+            "shared/dir/mine",
+            "made/mine",
+        ] {
+            has(name, "mine!");
+        }
+        for name in ["new", "new-removed", "lone", "made/lone"] {
+            assert!(fs::symlink_metadata(at(name)).is_err(), "{name}");
+        }
+    }
+
     #[test]
     fn however_much_was_done_it_comes_back_the_last_first() {
         let directory = tempfile::tempdir().unwrap();
         let mut log = Log::new(directory.path().to_owned());
         let name = "x".repeat(1000);
-        let done = |number: u32| match number % 4 {
-            0 => Move::Exchanged,
-            1 => Move::Placed,
+        let found = fs::metadata(directory.path()).unwrap();
+        let mark = Mark::of(&found, directory.path());
+        let done = |number: u32| match number % 5 {
+            0 => Move::Exchanged(mark),
+            1 => Move::Placed(mark),
             2 => Move::Taken(number),
-            _ => Move::Removed(number),
+            3 => Move::Removed(number),
+            _ => Move::Made,
         };
         let count = 3 * MOVES_BYTES as u32 / 1000;
         for number in 0..count {

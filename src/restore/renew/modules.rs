@@ -424,9 +424,7 @@ impl<'m> Modules<'m> {
         repositories: &mut Moves<'_>,
     ) -> Result<(), RestoreError> {
         for (path, repository) in self.site.made() {
-            let there = self.around.copy.git_dir.join(&repository);
-            let above = there.parent().unwrap_or(&there);
-            fs::create_dir_all(above).map_err(failed("create", above))?;
+            repositories.make_above(&repository)?;
             repositories.place(&repository)?;
             if fs::symlink_metadata(self.around.staging.target().join(&path)).is_ok() {
                 files.place(&path)?;

@@ -12,7 +12,9 @@ use super::content::{Contents, Made};
 use crate::limits::RENEWED_FILES_PER_THREAD;
 use crate::restore::dates::Dates;
 use crate::restore::error::RestoreError;
+use crate::restore::index::Directory;
 use crate::restore::large::ToFile;
+use crate::restore::path::as_path;
 use crate::restore::run::Room;
 use crate::restore::write::{Site, Writer, stopped};
 use crate::tree::index::SUBMODULE;
@@ -60,6 +62,13 @@ fn make_part(stage: Stage<'_>, items: &[Item<'_>]) -> Result<u64, RestoreError> 
         stage.attributes,
         (site.quota, site.stop),
     )?;
+    // Nothing is done to them once they have their places.
+    let mut directory = Directory::new(site.root, site.stop);
+    let mut date = |path: &[u8]| {
+        let found = directory.stat(path);
+        let dated = found.and_then(|found| directory.date(path, found, stage.dates));
+        dated.map_err(|e| RestoreError::disk("date", as_path(path), e))
+    };
     let mut filtered = 0;
     for (path, mode, id) in items {
         if site.stop.is_set() {
@@ -76,7 +85,10 @@ fn make_part(stage: Stage<'_>, items: &[Item<'_>]) -> Result<u64, RestoreError> 
             Made::Bytes(bytes) => {
                 site.quota.take_entry(bytes.len() as u64)?;
                 match is_link {
-                    true => writer.symlink(path, bytes)?,
+                    true => {
+                        writer.symlink(path, bytes)?;
+                        date(path)?;
+                    }
                     false => writer.file(path, executable, stage.dates.file_s(), bytes)?,
                 }
             }
