@@ -265,6 +265,8 @@ pub const UPDATE_NOTED_MAX: usize = 32;
 pub const REFS_LOOKED_MAX: u32 = 3;
 /// How often a lock is tried that a run which was killed has left.
 pub const LOCK_TRIES_MAX: usize = 3;
+/// Locks that are names of one file: file systems have a limit.
+pub const LOCK_NAMES_MAX: u32 = 1000;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
 /// included: refs above all, about a million of them. Over it the archive is refused.
 pub const CAPTURED_BYTES_MAX: usize = 96 << 20;

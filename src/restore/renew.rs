@@ -27,6 +27,7 @@ mod look;
 mod modules;
 mod news;
 mod note;
+mod packed;
 mod plain;
 mod plan;
 mod refusal;
@@ -69,7 +70,7 @@ use copy::{Copy, Place};
 use damage::{Damage, Depth};
 use heads::Replacing;
 use held::{Held, Tip};
-use lock::Lock;
+use lock::Locks;
 use modules::{Around, Modules};
 use news::{News, One};
 use note::Way;
@@ -127,7 +128,7 @@ struct Renewal<'a> {
 
 impl Renewal<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
-        let (before, _lock) = self.begin()?;
+        let (before, _locks) = self.begin()?;
         self.bring(&before)
             .map_err(|error| self.judged(&before, error))
     }
@@ -171,7 +172,7 @@ impl Renewal<'_> {
             ours: &ours,
             stop: link.stop,
         };
-        let _locks = replacing.prepare()?;
+        let mut locks = replacing.prepare()?;
         let bytes = before.scratch.give(&before.copy)?;
         let applying = Applying {
             args,
@@ -187,7 +188,7 @@ impl Renewal<'_> {
         };
         let is_same = plan.is_empty() && commit == before.scratch.head;
         let (written, filtered) = applying.run(commit, room)?;
-        let kept = replacing.run(commit)?;
+        let kept = replacing.run(commit, &mut locks)?;
         self.finish(before, commit, &kept)?;
         if args.clean {
             self.clean(before, room)?;
@@ -285,7 +286,7 @@ impl Renewal<'_> {
     }
 
     /// The working copy as it is, and its lock.
-    fn begin(&self) -> Result<(Before, Lock), RestoreError> {
+    fn begin(&self) -> Result<(Before, Locks), RestoreError> {
         let (args, target) = (self.args, self.staging.target());
         let home = self.nest.home.as_ref();
         let place = Place {
@@ -297,7 +298,8 @@ impl Renewal<'_> {
         let tip = tip.map_err(|why| kept::not_told(target, why.to_string().into()))?;
         let scratch = Scratch::new(self.ours("scratch"), &copy)?;
         scratch.take(&self.objects())?;
-        let lock = Lock::take(&copy.git_dir.join("index"), &self.ours("lock"))?;
+        let mut locks = Locks::new(self.ours("locks"));
+        locks.take(&copy.git_dir.join("index"))?;
         let left = Way::left(&copy.git_dir);
         if left.is_some() {
             lock::sweep(&copy.git_dir);
@@ -312,7 +314,7 @@ impl Renewal<'_> {
             quota: Quota::beside(&self.nest.taken, Allowed::of(args), target)?,
             reads_all: args.verify.is_some(),
         };
-        Ok((before, lock))
+        Ok((before, locks))
     }
 
     /// What becomes of submodules, if they are wanted.

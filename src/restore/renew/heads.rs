@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::copy::Copy;
 use super::held::Held;
-use super::lock::{self, Lock};
+use super::lock::{self, Locks};
 use super::modules::Modules;
+use super::packed;
 use super::removal::{Removal, is_lock, listing, remove};
 use crate::limits::RESTORED_CONFIG_BYTES_MAX;
 use crate::restore::data::read;
@@ -43,7 +44,7 @@ pub(super) struct Replacing<'r> {
 
 impl Replacing<'_> {
     /// Makes what takes their place, and takes git's locks: what may fail does so before anything changes.
-    pub(super) fn prepare(&self) -> Result<Vec<Lock>, RestoreError> {
+    pub(super) fn prepare(&self) -> Result<Locks, RestoreError> {
         fs::create_dir(self.ours).map_err(failed("create", self.ours))?;
         gitdir::write(&self.made(), &self.copy.restored, self.refs, self.stop)?;
         let own = match self.is_submodule {
@@ -82,13 +83,16 @@ impl Replacing<'_> {
         self.ours.join("made")
     }
 
-    /// Replaces them; `commit` is checked out. Names of those that were made meanwhile and stay.
-    pub(super) fn run(&self, commit: Option<ObjectId>) -> Result<Names, RestoreError> {
+    /// Replaces them, whose locks those are; `commit` is checked out. Names of those that were made meanwhile and stay.
+    pub(super) fn run(
+        &self,
+        commit: Option<ObjectId>,
+        locks: &mut Locks,
+    ) -> Result<Names, RestoreError> {
         let (git_dir, ours, made) = (&self.copy.git_dir, self.ours, self.made());
-        let (branch, scratch) = (self.branch(), ours.join("lock"));
+        let branch = self.branch();
         let path = branch.as_ref().map(|name| git_dir.join(as_path(name)));
-        let locked = path.as_deref().filter(|path| path.is_file());
-        let mut removal = Removal::new(git_dir, self.held, locked, scratch);
+        let mut removal = Removal::new(git_dir, self.held, locks, path.as_deref());
         // Where history ends of what was there and of what came; what only the old refs lead to goes in the end.
         let (shallow, ends) = (git_dir.join("shallow"), made.join("shallow"));
         if ends.exists() {
@@ -100,7 +104,7 @@ impl Replacing<'_> {
             put(&head, &git_dir.join("HEAD"))?;
         }
         // Own branches go before what shows that somebody else has their commits: who is killed is asked nothing.
-        removal.clear(&git_dir.join("refs/heads"))?;
+        clear_branches(git_dir, &self.kept_packed(), &mut removal)?;
         let packed = made.join("packed-refs");
         match packed.exists() {
             true => put(&packed, &git_dir.join("packed-refs"))?,
@@ -127,23 +131,41 @@ impl Replacing<'_> {
         Some([b"refs/heads/", branch.as_bytes()].concat())
     }
 
-    fn locks(&self) -> Result<Vec<Lock>, RestoreError> {
+    /// What the old `packed-refs` has besides branches.
+    fn kept_packed(&self) -> PathBuf {
+        self.ours.join("packed-refs")
+    }
+
+    /// Locks of what is replaced; refs that have files of their own are locked as they go.
+    fn locks(&self) -> Result<Locks, RestoreError> {
         let git_dir = &self.copy.git_dir;
-        let mut locks = Vec::new();
+        let mut locks = Locks::new(self.ours.join("locks"));
         for name in ["HEAD", "packed-refs", "config", "shallow"] {
-            locks.push(Lock::take(&git_dir.join(name), &self.ours.join("lock"))?);
+            locks.take(&git_dir.join(name))?;
         }
         // Whatever ref it is of: all are replaced.
         lock::expect_none(&git_dir.join("refs"))?;
         if let Some(name) = self.branch() {
-            let path = git_dir.join(as_path(&name));
-            // Where one has the name of its directory, that one goes.
-            if fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
-                locks.push(Lock::take(&path, &self.ours.join("lock"))?);
-            }
+            locks.take_ref(&git_dir.join(as_path(&name)))?;
         }
+        packed::without_branches(git_dir, &self.kept_packed(), |name| {
+            locks.take_ref(&git_dir.join(as_path(name)))
+        })?;
         Ok(locks)
     }
+}
+
+/// Removes all branches, those in `packed-refs` first: `packed` is what that has besides. So at no moment an old value shows
+/// in the place of one that has gone.
+fn clear_branches(
+    git_dir: &Path,
+    packed: &Path,
+    removal: &mut Removal<'_>,
+) -> Result<(), RestoreError> {
+    if packed.exists() {
+        put(packed, &git_dir.join("packed-refs"))?;
+    }
+    removal.clear(&git_dir.join("refs/heads"))
 }
 
 fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
@@ -166,10 +188,7 @@ fn replace(from: &Path, to: &Path, removal: &mut Removal<'_>) -> Result<(), Rest
     for (path, is_directory) in listing(from)? {
         let old = to.join(path.file_name().unwrap_or_default());
         match is_directory {
-            false => {
-                removal.expect_free(&old)?;
-                put(&path, &old)?;
-            }
+            false => removal.put(&path, &old)?,
             true => {
                 make(&old)?;
                 replace(&path, &old, removal)?;
@@ -247,4 +266,50 @@ pub(super) fn write(path: &Path, text: &[u8], scratch: &Path) -> Result<(), Rest
     let written = File::create(scratch).and_then(|mut file| io::Write::write_all(&mut file, text));
     written.map_err(failed("write", scratch))?;
     put(scratch, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who is killed between the two leaves branches that were looked at, or none.
+    #[test]
+    fn no_old_value_shows_in_the_place_of_a_branch() {
+        let directory = tempfile::tempdir().unwrap();
+        let git_dir = &directory.path().join("git");
+        let write = |name: &str, text: &str| {
+            let path = git_dir.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let [old, new, tag] = ["1", "2", "3"].map(|digit| digit.repeat(40));
+        write("HEAD", "ref: refs/heads/main\n");
+        write("refs/heads/main", &format!("{new}\n"));
+        let head = "# pack-refs with: peeled fully-peeled sorted \n";
+        let tags = format!("{tag} refs/tags/a\n^{new}\n{tag} refs/remotes/origin/main\n");
+        let branches = format!("{old} refs/heads/main\n^{new}\n{old} refs/heads/own/packed\n");
+        write("packed-refs", &format!("{head}{branches}{tags}"));
+        let held = Held::read(git_dir).unwrap();
+        let kept = directory.path().join("kept");
+        let mut locks = Locks::new(directory.path().join("locks"));
+        packed::without_branches(git_dir, &kept, |name| {
+            locks.take_ref(&git_dir.join(as_path(name)))
+        })
+        .unwrap();
+        let is_locked = |name: &str| git_dir.join(format!("refs/heads/{name}.lock")).exists();
+        assert!(is_locked("main") && is_locked("own/packed"));
+        // What is in the place of a log cannot be removed: it ends here.
+        write("logs/refs/heads/main/x", "");
+        let mut removal = Removal::new(git_dir, Some(&held), &mut locks, None);
+        clear_branches(git_dir, &kept, &mut removal).unwrap_err();
+        let packed = || fs::read_to_string(git_dir.join("packed-refs")).unwrap();
+        assert_eq!(packed(), format!("{head}{tags}"));
+        assert!(git_dir.join("refs/heads/main").exists());
+        fs::remove_dir_all(git_dir.join("logs")).unwrap();
+        clear_branches(git_dir, &kept, &mut removal).unwrap();
+        assert!(!git_dir.join("refs/heads").exists() && removal.kept().is_empty());
+        // Without branches it stays as it is.
+        packed::without_branches(git_dir, &kept, |_| unreachable!()).unwrap();
+        assert!(!kept.exists() && packed() == format!("{head}{tags}"));
+    }
 }

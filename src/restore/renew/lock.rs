@@ -3,6 +3,7 @@
 //! A run that was killed leaves its own. They can be told from git's by what they say, and from those of a run that
 //! goes on by the lock of the system that this one holds on them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -10,65 +11,144 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use crate::limits::LOCK_TRIES_MAX;
+use crate::limits::{LOCK_NAMES_MAX, LOCK_TRIES_MAX};
 use crate::restore::error::{RestoreError, failed};
 
 /// What is in them.
 const SAYS: &[u8] = b"a tarpon restore brings this working copy to another commit\n";
 
-/// A lock, which goes with its owner.
+/// Locks, which go with their owner. They are names of few files, of which this run holds the locks of the system: there
+/// may be as many as branches.
 #[derive(Debug)]
-pub(super) struct Lock {
-    path: PathBuf,
-    /// Holds the lock of the system.
-    file: File,
+pub(super) struct Locks {
+    /// A directory of ours, on the same file system.
+    ours: PathBuf,
+    files: Vec<File>,
+    /// Names that the last of the files has.
+    names: u32,
+    /// What is locked, and not the names of the locks.
+    taken: BTreeSet<PathBuf>,
+    /// Directories that were made for locks, the last last.
+    made: Vec<PathBuf>,
 }
 
-impl Lock {
-    /// Takes the lock of the file at `path`; `scratch` is a path of ours, on the same file system.
-    pub(super) fn take(path: &Path, scratch: &Path) -> Result<Lock, RestoreError> {
-        Lock::try_take(path, scratch)?.map_err(|path| is_there(&path))
+impl Locks {
+    /// Has none; `ours` is an empty directory.
+    pub(super) fn new(ours: PathBuf) -> Locks {
+        Locks {
+            ours,
+            files: Vec::new(),
+            names: 0,
+            taken: BTreeSet::new(),
+            made: Vec::new(),
+        }
     }
 
-    /// The same; where somebody else has it, it is that file.
-    pub(super) fn try_take(
-        path: &Path,
-        scratch: &Path,
-    ) -> Result<Result<Lock, PathBuf>, RestoreError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let path = PathBuf::from(name);
-        // It is there with what it says, or not at all.
-        let mut file = File::create_new(scratch).map_err(failed("create", scratch))?;
-        let written = file.write_all(SAYS);
-        written.map_err(failed("write", scratch))?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|e| RestoreError::disk("lock", scratch, e))?;
-        let mut linked = fs::hard_link(scratch, &path);
+    /// Takes the lock of the file at `path`, or refuses.
+    pub(super) fn take(&mut self, path: &Path) -> Result<(), RestoreError> {
+        match self.try_take(path)? {
+            true => Ok(()),
+            false => Err(is_there(&lock_of(path))),
+        }
+    }
+
+    /// The same for a ref, whose directory may not be there; where that can be none nobody can lock it.
+    pub(super) fn take_ref(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let mut missing = Vec::new();
+        for above in path.ancestors().skip(1) {
+            match fs::symlink_metadata(above) {
+                Ok(found) if found.is_dir() => break,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => missing.push(above),
+                // The ref that is there goes before.
+                _ => return Ok(()),
+            }
+        }
+        for above in missing.into_iter().rev() {
+            match fs::create_dir(above) {
+                Ok(()) => self.made.push(above.to_owned()),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed("create", above)(e)),
+            }
+        }
+        self.take(path)
+    }
+
+    /// Takes it, unless somebody else has it; whether it is taken.
+    pub(super) fn try_take(&mut self, path: &Path) -> Result<bool, RestoreError> {
+        if self.taken.contains(path) {
+            return Ok(true);
+        }
+        let (scratch, lock) = (self.scratch()?, lock_of(path));
+        let mut linked = fs::hard_link(&scratch, &lock);
         for _ in 0..LOCK_TRIES_MAX {
             match &linked {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && remove_left(&path) => {
-                    linked = fs::hard_link(scratch, &path);
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && remove_left(&lock) => {
+                    linked = fs::hard_link(&scratch, &lock);
                 }
                 _ => break,
             }
         }
-        fs::remove_file(scratch).map_err(failed("remove", scratch))?;
         match linked {
-            Ok(()) => Ok(Ok(Lock { path, file })),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Err(path)),
-            Err(e) => Err(failed("create", &path)(e)),
+            Ok(()) => {
+                self.names += 1;
+                self.taken.insert(path.to_owned());
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(failed("create", &lock)(e)),
+        }
+    }
+
+    /// A file of which there may be one more name: it is there with what it says, or not at all.
+    fn scratch(&mut self) -> Result<PathBuf, RestoreError> {
+        if self.names < LOCK_NAMES_MAX && !self.files.is_empty() {
+            return Ok(self.ours.join(self.files.len().to_string()));
+        }
+        if self.files.is_empty() {
+            fs::create_dir_all(&self.ours).map_err(failed("create", &self.ours))?;
+        }
+        let scratch = self.ours.join((self.files.len() + 1).to_string());
+        let mut file = File::create_new(&scratch).map_err(failed("create", &scratch))?;
+        let written = file.write_all(SAYS);
+        written.map_err(failed("write", &scratch))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|e| RestoreError::disk("lock", &scratch, e))?;
+        self.files.push(file);
+        self.names = 0;
+        Ok(scratch)
+    }
+
+    /// Gives up the lock of what is at `path`, if it was taken.
+    pub(super) fn release(&mut self, path: &Path) {
+        if self.taken.remove(path) {
+            self.remove(path);
+        }
+    }
+
+    fn remove(&self, path: &Path) {
+        let lock = lock_of(path);
+        // It may lie in a directory that has gone, and in its place somebody else's.
+        if self.files.iter().any(|file| is_at(file, &lock)) {
+            let _ = fs::remove_file(lock);
         }
     }
 }
 
-impl Drop for Lock {
+impl Drop for Locks {
     fn drop(&mut self) {
-        // It may lie in a directory that has gone, and in its place somebody else's.
-        if is_at(&self.file, &self.path) {
-            let _ = fs::remove_file(&self.path);
+        self.taken.iter().for_each(|path| self.remove(path));
+        // What has come into one keeps it.
+        for made in self.made.iter().rev() {
+            let _ = fs::remove_dir(made);
         }
     }
+}
+
+/// Where the lock of the file at `path` is.
+fn lock_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
 }
 
 fn is_there(path: &Path) -> RestoreError {

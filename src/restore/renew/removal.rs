@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::held::Held;
-use super::lock::Lock;
+use super::lock::Locks;
 use crate::refs;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::names::Names;
@@ -21,10 +21,10 @@ pub(super) struct Removal<'r> {
     git_dir: &'r Path,
     /// Those that may go; `None` if all may.
     held: Option<&'r Held>,
-    /// One of which the lock is held already.
-    locked: Option<&'r Path>,
-    /// A path of ours that is not there.
-    scratch: PathBuf,
+    /// Those that are held already, and those that it takes.
+    locks: &'r mut Locks,
+    /// The branch that is there in the end, whose lock is held until then.
+    stays: Option<&'r Path>,
     /// Names of those that stay.
     kept: BTreeSet<PathBuf>,
 }
@@ -33,14 +33,14 @@ impl<'r> Removal<'r> {
     pub(super) fn new(
         git_dir: &'r Path,
         held: Option<&'r Held>,
-        locked: Option<&'r Path>,
-        scratch: PathBuf,
+        locks: &'r mut Locks,
+        stays: Option<&'r Path>,
     ) -> Removal<'r> {
         Removal {
             git_dir,
             held,
-            locked,
-            scratch,
+            locks,
+            stays,
             kept: BTreeSet::new(),
         }
     }
@@ -67,33 +67,39 @@ impl<'r> Removal<'r> {
 
     /// Removes one that has a file of its own, and its log, unless that is not what was looked at.
     pub(super) fn remove(&mut self, path: &Path) -> Result<(), RestoreError> {
-        let lock = match self.held {
-            Some(_) if self.locked != Some(path) => Lock::try_take(path, &self.scratch)?.map(Some),
-            _ => Ok(None),
-        };
-        if lock.is_err() || !self.is_known(path) {
+        let is_locked = self.held.is_none() || self.locks.try_take(path)?;
+        if !is_locked || !self.is_known(path) {
             let name = self.name(path).to_owned();
             self.kept.insert(name);
+            self.release(path);
             return Ok(());
         }
         // Of a stash it has all but the last.
         remove(&self.log(path))?;
-        remove(path)
+        remove(path)?;
+        self.release(path);
+        Ok(())
+    }
+
+    fn release(&mut self, path: &Path) {
+        if self.stays != Some(path) {
+            self.locks.release(path);
+        }
+    }
+
+    /// Puts the file at `from` there as the ref at `path`.
+    pub(super) fn put(&mut self, from: &Path, path: &Path) -> Result<(), RestoreError> {
+        if !self.locks.try_take(path)? || !self.is_known(path) {
+            return Err(RestoreError::Usage(format!(
+                "(all but refs is done) {} was made meanwhile, or somebody has its lock: the same command again looks at it",
+                path.display()
+            )));
+        }
+        fs::rename(from, path).map_err(failed("rename to", path))
     }
 
     fn log(&self, path: &Path) -> PathBuf {
         self.git_dir.join("logs").join(self.name(path))
-    }
-
-    /// Refuses where something is in the place of a ref that was not looked at.
-    pub(super) fn expect_free(&self, path: &Path) -> Result<(), RestoreError> {
-        match self.is_known(path) {
-            true => Ok(()),
-            false => Err(RestoreError::Usage(format!(
-                "(all but refs is done) {} was made meanwhile: the same command again looks at it",
-                path.display()
-            ))),
-        }
     }
 
     /// Removes those below a directory, and that itself unless something stays there, or somebody has a lock.
@@ -104,7 +110,8 @@ impl<'r> Removal<'r> {
         for (path, is_directory) in listing(directory)? {
             match is_directory {
                 true => self.clear(&path)?,
-                false if is_lock(&path) => {}
+                // One of a branch that was nowhere but in `packed-refs`.
+                false if is_lock(&path) => self.release(&path.with_extension("")),
                 false => self.remove(&path)?,
             }
         }
@@ -221,8 +228,11 @@ mod tests {
         }
         write(git_dir, "refs/tags/old.lock", "");
         let main = git_dir.join("refs/heads/main");
-        let scratch = git_dir.join("scratch");
-        let mut removal = Removal::new(git_dir, Some(&held), Some(&main), scratch);
+        let mut locks = Locks::new(git_dir.join("scratch"));
+        for name in ["refs/heads/main", "refs/heads/packed/only"] {
+            locks.take_ref(&git_dir.join(name)).unwrap();
+        }
+        let mut removal = Removal::new(git_dir, Some(&held), &mut locks, Some(&main));
         removal.clear(&git_dir.join("refs")).unwrap();
         removal.clear_logs(Some(b"refs/heads/main")).unwrap();
         let stay = [
@@ -236,13 +246,33 @@ mod tests {
         for name in stay {
             assert!(git_dir.join(name).is_file() && git_dir.join("logs").join(name).is_file());
         }
-        for name in ["refs/heads/main", "refs/remotes", "logs/HEAD"] {
+        for name in [
+            "refs/heads/main",
+            "refs/heads/packed",
+            "refs/remotes",
+            "logs/HEAD",
+        ] {
             assert!(!git_dir.join(name).exists(), "{name}");
         }
-        removal.expect_free(&main).unwrap();
+        let comes = git_dir.join("comes");
+        fs::write(&comes, &ids[0]).unwrap();
+        removal.put(&comes, &main).unwrap();
+        fs::write(&comes, &ids[0]).unwrap();
         write(git_dir, "refs/heads/main", &ids[1]);
-        removal.expect_free(&main).unwrap_err();
-        let mut removal = Removal::new(git_dir, None, None, git_dir.join("scratch"));
+        removal.put(&comes, &main).unwrap_err();
+        // Whoever writes it has its lock.
+        write(git_dir, "refs/heads/theirs.lock", "");
+        let theirs = git_dir.join("refs/heads/theirs");
+        let refused = removal.put(&comes, &theirs).unwrap_err();
+        assert!(
+            refused.to_string().contains("somebody has its lock"),
+            "{refused}"
+        );
+        assert!(git_dir.join("refs/heads/main.lock").exists());
+        drop(locks);
+        assert!(!git_dir.join("refs/heads/main.lock").exists());
+        let mut locks = Locks::new(git_dir.join("scratch-2"));
+        let mut removal = Removal::new(git_dir, None, &mut locks, None);
         removal.clear(&git_dir.join("refs")).unwrap();
         removal.clear_logs(None).unwrap();
         assert!(removal.kept().is_empty() && !git_dir.join("logs").exists());
@@ -263,7 +293,8 @@ mod tests {
             for name in ["logs", "refs"] {
                 std::os::unix::fs::symlink(&other, git_dir.join(name)).unwrap();
             }
-            let mut removal = Removal::new(git_dir, held, None, git_dir.join("scratch"));
+            let mut locks = Locks::new(git_dir.join("scratch"));
+            let mut removal = Removal::new(git_dir, held, &mut locks, None);
             removal.clear(&git_dir.join("refs")).unwrap();
             removal.clear_logs(None).unwrap();
             assert!(other.join("HEAD").is_file() && other.join("heads/main").is_file());
