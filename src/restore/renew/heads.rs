@@ -10,7 +10,7 @@ use super::held::Held;
 use super::lock::{self, Locks};
 use super::modules::Modules;
 use super::packed;
-use super::removal::{Removal, is_lock, listing, remove};
+use super::removal::{Removal, expect_room, is_lock, is_no_ref, listing, remove};
 use crate::limits::RESTORED_CONFIG_BYTES_MAX;
 use crate::restore::data::read;
 use crate::restore::default_branch;
@@ -54,6 +54,7 @@ impl Replacing<'_> {
         let branch = own.as_ref().map(|name| name.as_bstr());
         let branch = branch.or(followed(self.refs));
         let locks = self.locks()?;
+        expect_room(&self.made().join("refs"), &self.copy.git_dir.join("refs"))?;
         let old = &self.copy.config;
         let path = self.copy.git_dir.join("config");
         let now = read(&path, RESTORED_CONFIG_BYTES_MAX as u64).map_err(failed("read", &path))?;
@@ -176,6 +177,9 @@ fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
 /// its place. Locks stay.
 fn replace(from: &Path, to: &Path, removal: &mut Removal<'_>) -> Result<(), RestoreError> {
     for (path, is_directory) in listing(to)? {
+        if is_no_ref(&path) {
+            continue;
+        }
         let new = from.join(path.file_name().unwrap_or_default());
         if is_directory {
             if !new.is_dir() {

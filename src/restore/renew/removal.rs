@@ -109,6 +109,7 @@ impl<'r> Removal<'r> {
         }
         for (path, is_directory) in listing(directory)? {
             match is_directory {
+                _ if is_no_ref(&path) => {}
                 true => self.clear(&path)?,
                 // One of a branch that was nowhere but in `packed-refs`.
                 false if is_lock(&path) => self.release(&path.with_extension("")),
@@ -192,6 +193,46 @@ fn is_directory_itself(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
+/// Whether it is what git passes over below the directory of refs: what editors and file managers leave there.
+pub(super) fn is_no_ref(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_bytes().starts_with(b".")
+}
+
+/// Finds such in a directory.
+fn find_no_ref(directory: &Path) -> Result<Option<PathBuf>, RestoreError> {
+    for (path, is_directory) in listing(directory)? {
+        if is_no_ref(&path) {
+            return Ok(Some(path));
+        }
+        if is_directory && let Some(found) = find_no_ref(&path)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses where such is in a directory below `to` that has to make room for a ref below `from`.
+pub(super) fn expect_room(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    for (path, is_directory) in listing(from)? {
+        let old = to.join(path.file_name().unwrap_or_default());
+        match is_directory_itself(&old) {
+            false => {}
+            true if is_directory => expect_room(&path, &old)?,
+            true => match find_no_ref(&old)? {
+                None => {}
+                Some(found) => {
+                    return Err(RestoreError::Usage(format!(
+                        "{} is no ref, and where one comes: remove it",
+                        found.display()
+                    )));
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn is_lock(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "lock")
 }
@@ -227,6 +268,9 @@ mod tests {
             write(git_dir, &format!("logs/{name}"), "log\n");
         }
         write(git_dir, "refs/tags/old.lock", "");
+        // Git passes over them, too.
+        let left = ["refs/heads/.x/y", "refs/heads/a/.b.swp"];
+        left.iter().for_each(|name| write(git_dir, name, "x"));
         let main = git_dir.join("refs/heads/main");
         let mut locks = Locks::new(git_dir.join("scratch"));
         for name in ["refs/heads/main", "refs/heads/packed/only"] {
@@ -254,6 +298,36 @@ mod tests {
         ] {
             assert!(!git_dir.join(name).exists(), "{name}");
         }
+        drop(locks);
+        let mut locks = Locks::new(git_dir.join("scratch-2"));
+        let mut removal = Removal::new(git_dir, None, &mut locks, None);
+        removal.clear(&git_dir.join("refs")).unwrap();
+        removal.clear_logs(None).unwrap();
+        assert!(removal.kept().is_empty() && !git_dir.join("logs").exists());
+        assert!(left.iter().all(|name| git_dir.join(name).is_file()));
+        // They are told of where a ref comes.
+        write(&git_dir.join("made"), "heads/a", &ids[0]);
+        let room = |from: &str| expect_room(&git_dir.join(from), &git_dir.join("refs"));
+        let refused = room("made").unwrap_err().to_string();
+        assert!(
+            refused.contains("refs/heads/a/.b.swp is no ref"),
+            "{refused}"
+        );
+        write(&git_dir.join("made-2"), "heads/b", &ids[0]);
+        room("made-2").unwrap();
+    }
+
+    #[test]
+    fn what_comes_replaces_nothing_that_was_not_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let git_dir = directory.path();
+        let ids = ["1", "2"].map(|digit| format!("{}\n", digit.repeat(40)));
+        write(git_dir, "HEAD", "ref: refs/heads/main\n");
+        write(git_dir, "refs/heads/main", &ids[0]);
+        let held = Held::read(git_dir).unwrap();
+        let main = git_dir.join("refs/heads/main");
+        let mut locks = Locks::new(git_dir.join("scratch"));
+        let mut removal = Removal::new(git_dir, Some(&held), &mut locks, Some(&main));
         let comes = git_dir.join("comes");
         fs::write(&comes, &ids[0]).unwrap();
         removal.put(&comes, &main).unwrap();
@@ -271,11 +345,6 @@ mod tests {
         assert!(git_dir.join("refs/heads/main.lock").exists());
         drop(locks);
         assert!(!git_dir.join("refs/heads/main.lock").exists());
-        let mut locks = Locks::new(git_dir.join("scratch-2"));
-        let mut removal = Removal::new(git_dir, None, &mut locks, None);
-        removal.clear(&git_dir.join("refs")).unwrap();
-        removal.clear_logs(None).unwrap();
-        assert!(removal.kept().is_empty() && !git_dir.join("logs").exists());
     }
 
     #[test]
