@@ -128,6 +128,8 @@ impl Core {
             reply,
         };
         asked.repo.want_clone();
+        // What is read from here on is at least as young.
+        let compared = asked.repo.compared();
         self.plane.spawn(|jobs| jobs.git_protocol(request));
         let Some(made) = self.hear_of_mirror(asked, answer).await else {
             return self.come_again(asked, out);
@@ -143,6 +145,10 @@ impl Core {
                 .chunked()
                 .header("Content-Type", kind)
                 .connection(asked.head.keep_alive);
+            let head = match compared {
+                Some(compared) => head.age_s(compared.began.elapsed().as_secs()),
+                None => head,
+            };
             // All values are the program's own.
             let _ = head.finish();
         });

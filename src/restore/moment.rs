@@ -30,6 +30,8 @@ pub(super) fn wrong(what: impl std::fmt::Display) -> RestoreError {
 #[derive(Debug)]
 pub struct Moment {
     pub head: Head,
+    /// How long ago the mirror was known to be what the upstream has, if the server says so.
+    pub age_s: Option<u64>,
     names: Vec<u8>,
     refs: Vec<Place>,
 }
@@ -168,7 +170,9 @@ fn ask_once(
             return Err(wrong(what));
         }
         if lines.push(&piece[..got], &mut |line| listing.line(line))? {
-            return listing.finish();
+            let mut moment = listing.finish()?;
+            moment.age_s = answer.get("age").and_then(|age| age.parse().ok());
+            return Ok(moment);
         }
     }
 }
@@ -304,7 +308,12 @@ impl<'a> Listing<'a> {
             refs.sort_unstable_by(|a, b| a.name(&names).cmp(b.name(&names)));
         }
         let head = Head::Detached(ObjectId::null(self.kind));
-        let mut moment = Moment { head, names, refs };
+        let mut moment = Moment {
+            head,
+            age_s: None,
+            names,
+            refs,
+        };
         if let Some(name) = in_the_way(moment.refs().map(|found| &**found.name)) {
             let name = name.as_bstr();
             let what = format!("{name:?} is there twice, or another ref is its directory");

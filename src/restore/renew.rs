@@ -441,7 +441,12 @@ impl Renewal<'_> {
         }
         let fetched = update.fetch();
         link.progress.answered();
-        fetched.map(News::All)
+        let fetched = fetched?;
+        // Its refs are those of that moment.
+        if let age_s @ Some(_) = fetched.moment.age_s {
+            link.progress.aged(age_s);
+        }
+        Ok(News::All(fetched))
     }
 
     /// Notes that it is done, and says which refs were `kept`.

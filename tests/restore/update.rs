@@ -160,6 +160,7 @@ fn what_differs_is_changed_and_nothing_else() {
     let again = update(&server, &target, &["--json"]);
     let json: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
     assert!(json["commit"] == new && json["from"] == new, "{json}");
+    assert!(json["age_s"].is_u64(), "{json}");
     let errors = expect(&update(&server, &target, &[]), 0);
     assert!(
         errors.contains(&format!("is already at {} (branch main): ", &new[..12])),
