@@ -46,6 +46,12 @@ pub(super) fn ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<(), 
     }
 }
 
+/// Whether the server has a commit, or its upstream gives it; what cannot be told is not.
+pub(super) fn has(link: Link<'_>, base: &str, commit: gix::ObjectId) -> bool {
+    let asked = ask(link, base, &BTreeMap::new(), &[&commit.to_string()]);
+    asked.is_ok_and(|asked| asked.missing_commits.is_empty())
+}
+
 /// The names number `at` of those that have so many, each with its id or nothing.
 fn names<'a>(named: impl Iterator<Item = &'a Named>, at: usize) -> BTreeMap<&'a str, &'a str> {
     let name = |named: &'a Named| {

@@ -312,7 +312,7 @@ fn is_full(e: &io::Error) -> bool {
 
 /// What was fetched last into the repository of a submodule: `git submodule update` fetches by its id
 /// what no branch has, and nothing else tells of it.
-fn fetched(git_dir: &Path) -> Vec<ObjectId> {
+pub(super) fn fetched(git_dir: &Path) -> Vec<ObjectId> {
     let text = read(&git_dir.join("FETCH_HEAD"), FETCHED_BYTES_MAX).unwrap_or_default();
     let id = |line: &[u8]| ObjectId::from_hex(line.split(|b| *b == b'\t').next()?).ok();
     text.lines().filter_map(id).collect()

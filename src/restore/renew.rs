@@ -27,6 +27,7 @@ mod look;
 mod modules;
 mod news;
 mod note;
+mod own;
 mod packed;
 mod plain;
 mod plan;
@@ -63,7 +64,6 @@ use super::summary::Summary;
 use super::update::{self, Update};
 use super::wanted::Wanted;
 use crate::config::RestoreArgs;
-use crate::limits::REFS_LOOKED_MAX;
 use apply::Applying;
 use changes::Changes;
 use copy::{Copy, Place};
@@ -74,6 +74,7 @@ use lock::Locks;
 use modules::{Around, Modules};
 use news::{News, One};
 use note::Way;
+use own::Own;
 use plan::{Before, Leave, Plan, Planner, Seen};
 use scratch::Scratch;
 use told::Done;
@@ -374,26 +375,14 @@ impl Renewal<'_> {
         if self.args.discard_local {
             return Ok((Lost::default(), None));
         }
-        let (target, git_dir) = (self.staging.target(), &before.copy.git_dir);
-        let not_told = |unseen| kept::not_told(target, unseen);
-        let held = || Held::read(git_dir).map_err(|why| not_told(why.to_string().into()));
-        let known = before.left.as_ref().map(Way::ends).unwrap_or_default();
-        let theirs = news::ids_of(refs)?;
-        let mut first = held()?;
-        for _ in 0..REFS_LOOKED_MAX {
-            let known = (&*known, theirs.clone());
-            let lost = kept::of_refs(self.link.stop, self.staging, git_dir, known);
-            let lost = lost.map_err(not_told)?;
-            let last = held()?;
-            if first == last {
-                return Ok((lost, Some(last)));
-            }
-            first = last;
-        }
-        Err(RestoreError::Usage(format!(
-            "{} is not updated: its refs move all the time; wait until nobody works in it",
-            target.display()
-        )))
+        let own = Own {
+            link: self.link,
+            staging: self.staging,
+            before,
+            is_submodule: self.nest.home.is_some(),
+        };
+        let (lost, held) = own.lost(refs)?;
+        Ok((lost, Some(held)))
     }
 
     /// What is wanted, whose objects are there then.

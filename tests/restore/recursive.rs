@@ -452,6 +452,60 @@ fn submodules_are_brought_along() {
     assert!(target.join("other/large").exists() && !target.join("new").exists());
 }
 
+/// A commit that no branch of the submodule has is the upstream's all the same, as long as that gives it by its id.
+#[test]
+fn a_commit_that_only_a_superproject_names_is_not_lost() {
+    let lab = Lab::new(BINARY);
+    let first = leaf(&lab);
+    let bare = lab.upstream("leaf");
+    git::run(&bare, &["config", "uploadpack.allowAnySHA1InWant", "true"]);
+    let pinned = repos::add_commit(&bare, "main", "pinned", b"x");
+    let modules = section("s", "s", "../leaf");
+    upstream(&lab, "top", &modules, &[("s", &pinned)]);
+    git::run(&bare, &["update-ref", "refs/heads/main", &first]);
+    let clones = [
+        "clone",
+        "--quiet",
+        "--recurse-submodules",
+        &*lab.url("top"),
+        "cloned",
+    ];
+    run(&lab.scratch(""), &clones);
+    let clone = lab.scratch("cloned");
+    for (at, url) in [("", "https://test/top"), ("s", "https://test/leaf")] {
+        git::run(&clone.join(at), &["config", "remote.origin.url", url]);
+    }
+    let server = lab.start();
+    let newer = go_on(&lab, &server, "leaf", "", &[]);
+    go_on(&lab, &server, "top", "", &[("s", &newer)]);
+    let update = |target: &Path| restore(server.address(), "https://test/top", target, UPDATE);
+    let copy = |name: &str| {
+        let copy = lab.scratch(name);
+        copy_tree(&clone, &copy);
+        copy
+    };
+    // As git leaves it, and after anything else was fetched.
+    let fetched = ".git/modules/s/FETCH_HEAD";
+    assert!(fs::read_to_string(clone.join(fetched)).is_ok_and(|text| text.starts_with(&pinned)));
+    for name in ["as-cloned", "fetched"] {
+        let target = copy(name);
+        if name == "fetched" {
+            fs::remove_file(target.join(fetched)).unwrap_or_else(|e| panic!("{e}"));
+        }
+        expect(&update(&target), 0);
+        assert_eq!(run(&target.join("s"), &["rev-parse", "HEAD"]), newer);
+    }
+    // What was recorded and never pushed is nobody else's.
+    let target = copy("own");
+    let own = ["commit", "--quiet", "--allow-empty", "-m", "mine"];
+    git::run(&target.join("s"), &own);
+    let errors = expect(&update(&target), 1);
+    assert!(
+        errors.contains("the commits of HEAD of its submodule s"),
+        "{errors}"
+    );
+}
+
 /// Names, paths and URLs that lead elsewhere, or are none.
 #[test]
 fn what_leads_elsewhere_is_refused() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice};
 
 use crate::limits::OLD_LOOSE_REFS_BYTES_MAX;
@@ -125,6 +126,14 @@ impl Tip {
             loose,
             packed,
         })
+    }
+
+    /// The commit, where that is no branch's.
+    pub(super) fn detached(&self) -> Option<ObjectId> {
+        match self.head {
+            Head::Detached(id) => Some(id),
+            Head::Symbolic(_) => None,
+        }
     }
 
     /// Refuses to update the working copy at `target` if it is not what it was.
