@@ -34,6 +34,23 @@ pub(super) fn fetches(said: &Said, is_shallow: bool) -> Option<Vec<u8>> {
     }
 }
 
+/// Whether what `git fetch` brings is what no clone says of itself: somebody has set it.
+pub(super) fn has_own_fetches(said: &Said) -> bool {
+    match &said.fetches[..] {
+        [] => false,
+        [one] => one != FETCHES_ALL && !is_one_ref(one),
+        _ => true,
+    }
+}
+
+/// Whether a refspec is that of the branch `short` alone.
+pub(super) fn fetches_branch(refspec: &[u8], short: &[u8]) -> bool {
+    let theirs = refspec.strip_prefix(b"+refs/heads/").unwrap_or_default();
+    theirs
+        .split_once_str(":")
+        .is_some_and(|(theirs, _)| theirs == short)
+}
+
 fn is_one_ref(refspec: &[u8]) -> bool {
     let sides = refspec.strip_prefix(b"+").unwrap_or_default();
     let Some((theirs, ours)) = sides.split_once_str(":") else {

@@ -165,7 +165,7 @@ impl Renewal<'_> {
         let replacing = Replacing {
             copy: &before.copy,
             refs: &refs,
-            fetches: news.fetches(before.copy.narrow()),
+            fetches: news.fetches(&before.copy, refs.branch()),
             scratch: &before.scratch.tree,
             modules: modules.as_ref(),
             is_submodule: self.nest.home.is_some(),

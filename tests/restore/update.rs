@@ -602,8 +602,26 @@ fn one_commit_without_its_history() {
     expect_clone("side", "topic/a");
     shallow(&[]);
     expect_clone("main", "main");
+    // Of a commit it stays a clone of that branch, and what was set stays in any case.
+    let fetch = |more: &[&str]| {
+        let args = [&["config", "--get-all", "remote.origin.fetch"][..], more];
+        git::text(&target, &args.concat())
+    };
+    let narrow = "+refs/heads/main:refs/remotes/origin/main";
+    let main = git::text(&upstream, &["rev-parse", "main"]);
+    for more in [["--commit", &main], ["--ref", &format!("main={main}")]] {
+        shallow(&more);
+        assert_eq!(fetch(&[]), narrow);
+    }
+    shallow(&["--ref", &format!("topic/a={side}")]);
+    assert_eq!(fetch(&[]), "+refs/heads/*:refs/remotes/origin/*");
     shallow(&["--ref", "v1"]);
     expect_clone("tag", "v1");
+    let notes = "+refs/notes/*:refs/notes/*";
+    git::run(&target, &["config", "--add", "remote.origin.fetch", notes]);
+    shallow(&[]);
+    assert_eq!(fetch(&["notes"]), notes);
+    assert!(fetch(&[]).contains("+refs/tags/v1:"));
 }
 
 /// Wherever it is: the same command again comes to the end.

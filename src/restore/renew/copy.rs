@@ -18,7 +18,7 @@ use crate::restore::gitdir::{Modes, Restored};
 use crate::restore::kept;
 use crate::restore::nested;
 use crate::restore::noted::NOTE_NAME;
-use crate::restore::origin::{self, FETCHES_ALL, fetches};
+use crate::restore::origin::{self, FETCHES_ALL, fetches, has_own_fetches};
 use crate::restore::url::base_target;
 
 /// Directories that lead nowhere else.
@@ -114,6 +114,8 @@ pub(super) struct Copy {
     pub git_dir: PathBuf,
     pub config: Vec<u8>,
     pub restored: Restored,
+    /// Whether what `git fetch` brings was set by somebody.
+    pub has_own_fetches: bool,
     /// Whether its history has an end.
     has_end: bool,
 }
@@ -130,10 +132,10 @@ impl Copy {
         self.restored.kind
     }
 
-    /// What `git fetch` brings, if that is one branch or tag.
-    pub(super) fn narrow(&self) -> Option<&[u8]> {
+    /// What `git fetch` brings, where that is less than all branches: one branch or tag, or nothing by a name.
+    pub(super) fn narrow(&self) -> Option<Option<&[u8]>> {
         let fetches = self.restored.fetches.as_deref();
-        fetches.filter(|fetches| *fetches != FETCHES_ALL)
+        (fetches != Some(FETCHES_ALL)).then_some(fetches)
     }
 
     /// Whether modes say who may execute a file.
@@ -215,6 +217,7 @@ impl Copy {
             git_dir: git_dir.to_owned(),
             config,
             restored,
+            has_own_fetches: has_own_fetches(&said),
             has_end,
         })
     }

@@ -8,8 +8,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use gix::ObjectId;
+use gix::bstr::BStr;
 use gix::hash::Kind;
 
+use super::copy::Copy;
 use crate::config::RestoreArgs;
 use crate::manifest::parts::Contents;
 use crate::restore::capture::Archive;
@@ -21,7 +23,7 @@ use crate::restore::feed::{Feed, Unpacks};
 use crate::restore::landing::Destination;
 use crate::restore::objects::Objects;
 use crate::restore::opening::{self, Asked, By};
-use crate::restore::origin;
+use crate::restore::origin::{self, FETCHES_ALL};
 use crate::restore::parts::Fetching;
 use crate::restore::reel::Reel;
 use crate::restore::refs::Refs;
@@ -78,13 +80,27 @@ impl News {
         }
     }
 
-    /// What `git fetch` brings from now on, if that is another thing than `before`. Where all branches are there it is
-    /// all of them, also in a clone that was made of one.
-    pub(super) fn fetches(&self, before: Option<&[u8]>) -> Option<Option<&[u8]>> {
+    /// What `git fetch` brings from now on in a working copy that has this branch checked out then, if that is another
+    /// thing than before: what a clone of this kind says. Where all branches are there it is all of them, also in a clone
+    /// that was made of one. Where one commit is, a clone of one branch stays such a clone unless another branch comes: all
+    /// branches would have another history each. What somebody has set stays.
+    pub(super) fn fetches(&self, copy: &Copy, branch: Option<&BStr>) -> Option<Option<&[u8]>> {
+        if copy.has_own_fetches {
+            return None;
+        }
+        let narrow = copy.narrow();
         match self {
-            News::All(_) if before.is_some() => Some(Some(origin::FETCHES_ALL)),
-            News::All(_) => None,
-            News::One { fetches, .. } => Some(fetches.as_deref()),
+            News::All(_) => narrow.map(|_| Some(FETCHES_ALL)),
+            News::One { fetches, .. } => {
+                let is_of = |narrow: Option<&[u8]>| match (narrow, branch) {
+                    (_, None) => true,
+                    (Some(narrow), Some(branch)) => origin::fetches_branch(narrow, branch),
+                    (None, Some(_)) => false,
+                };
+                let fetches = fetches.as_deref();
+                let stays = fetches == Some(FETCHES_ALL) && narrow.is_some_and(is_of);
+                (!stays).then_some(fetches)
+            }
         }
     }
 }
