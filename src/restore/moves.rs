@@ -336,7 +336,7 @@ fn put_back(from: &Path, to: &Path) -> Result<(), RestoreError> {
     Err(why)
 }
 
-fn came_meanwhile(path: &Path) -> RestoreError {
+pub(super) fn came_meanwhile(path: &Path) -> RestoreError {
     RestoreError::Usage(format!(
         "{} was changed or made meanwhile, and stays: the same command again looks at it",
         path.display()

@@ -1,6 +1,6 @@
 //! `--recurse-submodules`: what `git clone --recurse-submodules` makes, and what anybody may write into `.gitmodules`.
 
-use crate::lab::{BINARY, Running, expect, expect_nothing, relay, restore};
+use crate::lab::{BINARY, Running, direct, expect, expect_nothing, relay, restore};
 use crate::overwrite::everything;
 use crate::submodules::run;
 use crate::support::lab::{Lab, copy_tree};
@@ -11,7 +11,7 @@ use crate::support::steps::ensure;
 use crate::support::{compare, git};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -504,6 +504,67 @@ fn a_commit_that_only_a_superproject_names_is_not_lost() {
         errors.contains("the commits of HEAD of its submodule s"),
         "{errors}"
     );
+}
+
+/// Mounts what `$2` has as the lower layer of `$3`, with `$1` for what is written. Once somebody asks for it tags what is in
+/// a submodule there, and says so. The rest runs meanwhile; then it tells whether the tag is there.
+const LAYERED: &str = "mount -t tmpfs tarpon \"$1\" && mkdir \"$1/upper\" \"$1/work\" && \
+    mount -t overlay -o lowerdir=\"$2\",upperdir=\"$1/upper\",workdir=\"$1/work\",userxattr tarpon \"$3\" || exit 77; \
+    at=$3 asks=$4 done=$5; shift 5; \"$@\" & \
+    until [ -e \"$asks\" ] || ! kill -0 $! 2>/dev/null; do sleep 0.02; done; \
+    git -C \"$at/libs/o\" tag mine HEAD; touch \"$done\"; wait $!; status=$?; \
+    git -C \"$at/libs/o\" rev-parse -q --verify mine >/dev/null && echo kept; exit $status";
+
+/// Where directories are not to be renamed, a repository is looked at before it goes piece by piece.
+#[test]
+fn a_submodule_of_a_lower_layer_that_is_worked_in_stays() {
+    let lab = Lab::new(BINARY);
+    let first = leaf(&lab);
+    let modules = section("libs/o", "libs/o", "../leaf");
+    upstream(&lab, "top", &modules, &[("libs/o", &first)]);
+    let server = lab.start();
+    let target = lab.scratch("target");
+    expect(&restore(server.address(), "test/top", &target, RECURSE), 0);
+    begin(&lab, "new").finish();
+    let new = tip(&lab, "new");
+    let links = [("libs/o", ""), ("n", &*new)];
+    go_on(&lab, &server, "top", &section("n", "n", "../new"), &links);
+    let names = ["written", "merged", "asks", "done"];
+    let [written, merged, asks, done] = names.map(|name| lab.scratch(name));
+    for place in [&written, &merged] {
+        fs::create_dir(place).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let comes = |target: &str| target.contains("/new/");
+    let (asks_at, done_at) = (asks.clone(), done.clone());
+    let wait = move |_: &mut Vec<u8>| {
+        write(&asks_at, "");
+        while !done_at.exists() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let address = relay(server.address(), comes, wait);
+    let update = direct(address, "test/top", &merged, UPDATE);
+    let mut layered = Command::new("unshare");
+    git::isolate(&mut layered);
+    layered.args(["-rm", "sh", "-c", LAYERED, "sh"]);
+    layered.args([&written, &target, &merged, &asks, &done]);
+    layered.arg(update.get_program()).args(update.get_args());
+    let out = layered.output().unwrap_or_else(|e| panic!("{e}"));
+    let errors = String::from_utf8_lossy(&out.stderr);
+    if out.status.code() == Some(77) || errors.starts_with("unshare:") {
+        eprintln!("skipped: no layers for this user: {errors}");
+        return;
+    }
+    let errors = expect(&out, 1);
+    assert!(
+        errors.contains("modules/libs/o was changed or made meanwhile"),
+        "{errors}"
+    );
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "kept\n");
+    // Nothing of it is left once it goes.
+    expect(&restore(server.address(), "test/top", &target, UPDATE), 0);
+    assert!(!target.join(".git/modules/libs").exists() && !target.join("libs").exists());
+    assert_eq!(run(&target.join("n"), &["rev-parse", "HEAD"]), new);
 }
 
 /// Names, paths and URLs that lead elsewhere, or are none.

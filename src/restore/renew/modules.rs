@@ -18,7 +18,7 @@ use super::changes::Changes;
 use super::checkout::Checkout;
 use super::copy::{Copy, Place, is_of};
 use super::entries::Entries;
-use super::held::AllHeld;
+use super::held::{AllHeld, HeldError};
 use super::plan::{Before, Seen};
 use super::refusal::{expect_no_repository, not_taken};
 use super::scratch::Scratch;
@@ -30,7 +30,7 @@ use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitmodules::{self, Submodule};
 use crate::restore::kept;
 use crate::restore::losses::Losses;
-use crate::restore::moves::Moves;
+use crate::restore::moves::{Moves, came_meanwhile};
 use crate::restore::nested;
 use crate::restore::path::as_path;
 use crate::restore::quota::{Allowed, Quota};
@@ -390,9 +390,27 @@ impl<'m> Modules<'m> {
             files.take_away(&git)?;
             files.remove_emptied(&git);
         }
-        self.repositories
-            .iter()
-            .try_for_each(|path| repositories.take_away(path))
+        for (number, path) in self.repositories.iter().enumerate() {
+            // One that goes piece by piece is looked at once for all of them.
+            let there = self.around.copy.git_dir.join(path);
+            let is_same = self.is_held(number, &there).map_err(|why| {
+                kept::not_told(self.around.staging.target(), why.to_string().into())
+            })?;
+            if !is_same {
+                return Err(came_meanwhile(&there));
+            }
+            repositories.take_away(path)?;
+            repositories.remove_emptied(path);
+        }
+        Ok(())
+    }
+
+    /// Whether the repository of this number, which is at `now`, is as it was when it was looked at.
+    fn is_held(&self, number: usize, now: &Path) -> Result<bool, HeldError> {
+        match self.held.get(number) {
+            Some(before) => Ok(AllHeld::read(now)? == *before),
+            None => Ok(true),
+        }
     }
 
     /// Whether a file that was moved from `path` is the one that was found there, where one that goes tracks it.
@@ -410,11 +428,7 @@ impl<'m> Modules<'m> {
             // A file system that does not move directories has it go piece by piece.
             return Ok(true);
         }
-        let Some(before) = self.held.get(number) else {
-            return Ok(true);
-        };
-        let held = AllHeld::read(now).map_err(io::Error::other)?;
-        Ok(held == *before)
+        self.is_held(number, now).map_err(io::Error::other)
     }
 
     /// Puts those that have come into their places: the repository first, then all files at once.
