@@ -18,7 +18,7 @@ use crate::limits;
 const LOOSE_BYTES: usize = 64;
 
 /// What a loose ref file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Loose {
     Direct(ObjectId),
     Symbolic(BString),

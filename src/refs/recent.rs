@@ -13,7 +13,7 @@ use crate::limits;
 
 /// What tells one version of a `packed-refs` from another. git replaces the file and never writes into
 /// it, and goes by the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     inode: u64,
     size: u64,

@@ -2,6 +2,7 @@
 //! exactly that.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ pub(super) enum HeldError {
 }
 
 /// Those of one repository.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Held {
     head: Head,
     loose: BTreeMap<BString, Loose>,
@@ -157,16 +158,56 @@ fn moved_meanwhile(target: &Path, moved: &Names) -> RestoreError {
     ))
 }
 
-/// Those of a repository, and of all of the submodules inside of it.
+/// A digest of those of a repository, and of all of the submodules inside of it: there may be many of both.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct AllHeld(Vec<(String, Held)>);
+pub(super) struct AllHeld(u64);
 
 impl AllHeld {
     pub(super) fn read(git_dir: &Path) -> Result<AllHeld, HeldError> {
-        let mut all = vec![(String::new(), Held::read(git_dir)?)];
+        let mut hasher = DefaultHasher::new();
+        Held::read(git_dir)?.hash(&mut hasher);
         for one in nested::submodules(git_dir).map_err(HeldError::Nested)? {
-            all.push((one.name, Held::read(&one.git_dir)?));
+            one.name.hash(&mut hasher);
+            Held::read(&one.git_dir)?.hash(&mut hasher);
         }
-        Ok(AllHeld(all))
+        Ok(AllHeld(hasher.finish()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_digest_of_all_tells_what_was_made_inside() {
+        let directory = tempfile::tempdir().unwrap();
+        let git_dir = directory.path();
+        let id = "1".repeat(40);
+        let write = |name: &str, text: &str| {
+            let path = git_dir.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for inside in ["", "modules/a/", "modules/b/modules/c/"] {
+            write(&format!("{inside}HEAD"), "ref: refs/heads/main\n");
+            write(&format!("{inside}refs/heads/main"), &id);
+        }
+        write("modules/b/HEAD", &id);
+        let mut seen = vec![AllHeld::read(git_dir).unwrap()];
+        assert_eq!(size_of::<AllHeld>(), 8);
+        assert_eq!(AllHeld::read(git_dir).unwrap(), seen[0]);
+        for name in [
+            "refs/tags/x",
+            "modules/b/modules/c/refs/heads/x",
+            "modules/a/packed-refs",
+            "modules/b/index",
+            "modules/d/HEAD",
+        ] {
+            write(name, &id);
+            let now = AllHeld::read(git_dir).unwrap();
+            assert!(!seen.contains(&now), "{name}");
+            seen.push(now);
+        }
     }
 }
