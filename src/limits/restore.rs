@@ -249,8 +249,15 @@ pub const BESIDE_TRIES_MAX: u32 = 100;
 pub const MOVES_BYTES: usize = 1 << 20;
 /// Largest index of a repository that takes its place: about four million files.
 pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
-/// Largest index of a working copy that is brought to another commit, which is held: some 1.5 million files.
+/// Largest index of a working copy that is brought to another commit, which is held: some 1.5 million files. Those of its
+/// submodules that are held at the same time have as much together with it.
 pub const RENEWED_INDEX_BYTES_MAX: u64 = 160 << 20;
+/// How many files are held that go though they are not as the index says.
+pub const MAKES_ROOM_MAX: usize = 1_800_000;
+/// So many bytes of paths git is asked about at once which of them it ignores.
+pub const IGNORED_ASKED_BYTES: usize = 1 << 20;
+/// What is held of commits that runs which were killed were on their way to, but for the one that is wanted again.
+pub const LEFT_CHANGES_BYTES_MAX: usize = 64 << 20;
 /// Largest blob of its files that is held to be written; larger ones git writes.
 pub const RENEWED_BLOB_BYTES_MAX: u64 = 16 << 20;
 /// Files that one thread makes at least, so that another one is worth its start.

@@ -81,6 +81,7 @@ mod path;
 mod pax;
 mod piece;
 mod pieces;
+mod placed;
 mod preamble;
 mod progress;
 mod proof;

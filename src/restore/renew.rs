@@ -19,6 +19,7 @@ mod content;
 mod copy;
 mod damage;
 mod entries;
+mod goes;
 mod guard;
 mod heads;
 mod held;
@@ -64,6 +65,7 @@ use super::summary::Summary;
 use super::update::{self, Update};
 use super::wanted::Wanted;
 use crate::config::RestoreArgs;
+use crate::limits::RENEWED_INDEX_BYTES_MAX;
 use apply::Applying;
 use changes::Changes;
 use copy::{Copy, Place};
@@ -222,7 +224,7 @@ impl Renewal<'_> {
         let changes = planner.changes(commit, objects)?;
         let mut modules = self.modules(planner.before, planner.seen, &changes, commit)?;
         let gone = modules.as_ref().map(Modules::gone);
-        let plan = planner.plan(changes, gone.as_deref(), objects, &mut losses)?;
+        let plan = planner.plan((commit, changes), gone.as_deref(), objects, &mut losses)?;
         if let Some(modules) = &mut modules {
             modules.find_lost(&plan.changes, &mut losses)?;
             // What is inside of a submodule was looked at with it.
@@ -313,6 +315,7 @@ impl Renewal<'_> {
             copy,
             left,
             quota: Quota::beside(&self.nest.taken, Allowed::of(args), target)?,
+            index_bytes_max: home.map_or(RENEWED_INDEX_BYTES_MAX, |home| home.index_bytes_max),
             reads_all: args.verify.is_some(),
         };
         Ok((before, locks))
@@ -336,6 +339,7 @@ impl Renewal<'_> {
             scratch: self.staging.submodules(),
             nest: self.nest,
             origin: String::from_utf8_lossy(&before.copy.restored.origin).into_owned(),
+            index_bytes_left: before.index_bytes_max - seen.entries.bytes.len() as u64,
         };
         let around = Around {
             args: self.args,

@@ -22,6 +22,7 @@ use super::error::{RestoreError, failed};
 use super::gitmodules::{self, Submodule, resolved, too_many};
 use super::losses::Losses;
 use super::noted::{NOTE, noted};
+use super::placed::Placed;
 use super::quota::Shared;
 use super::settled::{origin, settle};
 use super::stop::Stop;
@@ -36,15 +37,6 @@ const OTHER_FAILED: &str = "another submodule that has failed";
 
 /// What is noted of each in the configuration around it.
 pub(super) const NOTED: &[&str] = &["active", "url", "update"];
-
-/// Where a submodule is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Placed {
-    /// Its files, relative to the worktree.
-    path: PathBuf,
-    /// Its repository, relative to the `.git` of that.
-    git_dir: PathBuf,
-}
 
 /// Of what a restore is a part.
 #[derive(Debug, Default)]
@@ -71,6 +63,8 @@ pub(super) struct Home {
     pub turn: Turn,
     /// A directory for objects that have come before it is changed; it may not be there.
     pub objects: PathBuf,
+    /// So many bytes its index may have, which is held beside those around it.
+    pub index_bytes_max: u64,
 }
 
 /// What is done about a submodule that stays.
@@ -96,22 +90,6 @@ pub(super) struct Stays {
     pub git_dir: PathBuf,
     /// Whether its history has an end.
     pub is_shallow: bool,
-}
-
-impl Placed {
-    /// Where one is in all that is around it, if it is in a submodule that stays.
-    fn below(around: Option<&Placed>, path: &Path, git_dir: &Path) -> Placed {
-        match around {
-            None => Placed {
-                path: path.to_owned(),
-                git_dir: git_dir.to_owned(),
-            },
-            Some(around) => Placed {
-                path: around.path.join(path),
-                git_dir: around.git_dir.join(git_dir),
-            },
-        }
-    }
 }
 
 impl Nest {
@@ -191,6 +169,8 @@ pub(super) struct Site<'a> {
     pub nest: &'a Nest,
     /// Where its repository is from.
     pub origin: String,
+    /// So many bytes the indexes may have of those that stay and are looked at at once.
+    pub index_bytes_left: u64,
 }
 
 /// What the threads share.
@@ -214,6 +194,8 @@ impl<'a> Site<'a> {
             scratch,
             nest,
             origin: origin(&tree.join(".git"))?,
+            // None of them is there yet.
+            index_bytes_left: 0,
         })
     }
 
@@ -289,6 +271,7 @@ impl<'a> Site<'a> {
             placed: Placed::below(around.map(|home| &home.placed), &job.one.path, &git_dir),
             turn,
             objects: objects.join(format!("objects-{number}")),
+            index_bytes_max: self.index_bytes_left / self.at_once() as u64,
         }
     }
 
@@ -318,12 +301,7 @@ impl<'a> Site<'a> {
                     }
                 }
             };
-            // Within one of them it is one after the other: each that runs has the memory of a restore.
-            let at_once = match self.nest.depth {
-                0 => SUBMODULES_AT_ONCE,
-                _ => 1,
-            };
-            let running = stops.iter().take(at_once);
+            let running = stops.iter().take(self.at_once());
             let running: Vec<_> = running.map(|stop| scope.spawn(move || run(stop))).collect();
             while !running.iter().all(|thread| thread.is_finished()) {
                 if self.stop.is_set() {
@@ -336,6 +314,14 @@ impl<'a> Site<'a> {
         match lock(&work).error.take() {
             Some(error) => Err(error),
             None => Ok(()),
+        }
+    }
+
+    /// How many. Within one of them it is one after the other: each that runs has the memory of a restore.
+    fn at_once(&self) -> usize {
+        match self.nest.depth {
+            0 => SUBMODULES_AT_ONCE,
+            _ => 1,
         }
     }
 

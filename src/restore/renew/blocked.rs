@@ -1,6 +1,5 @@
 //! What nobody tracks and is where files of the new commit come.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +15,9 @@ use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::index::SUBMODULE;
 
+/// Takes the path of something.
+pub(super) type Each<'e> = &'e mut dyn FnMut(&[u8]) -> Result<(), RestoreError>;
+
 /// Finds it.
 pub(super) struct Blocked<'b> {
     pub target: &'b Path,
@@ -25,22 +27,29 @@ pub(super) struct Blocked<'b> {
 }
 
 impl Blocked<'_> {
-    /// The paths of all that is.
-    pub(super) fn find(&self) -> Result<Vec<Vec<u8>>, RestoreError> {
-        let mut found = Vec::new();
+    /// Names the path of each that is, most of them once, in no order.
+    pub(super) fn each(&self, each: Each<'_>) -> Result<(), RestoreError> {
+        let mut last = Vec::new();
+        let mut once = |path: &[u8]| {
+            // What is in the way of a directory is so for each of its files.
+            if path == last {
+                return Ok(());
+            }
+            last.clear();
+            last.extend_from_slice(path);
+            each(path)
+        };
         for change in self.changes.iter().filter(|change| !change.is_there) {
             if self.stop.is_set() {
                 return Err(stopped());
             }
-            self.one(change, &mut found)?;
+            self.one(change, &mut once)?;
         }
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
+        Ok(())
     }
 
     /// What is in the way of a new file.
-    fn one(&self, change: &Change, found: &mut Vec<Vec<u8>>) -> Result<(), RestoreError> {
+    fn one(&self, change: &Change, each: Each<'_>) -> Result<(), RestoreError> {
         let path = self.changes.path(change);
         let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
         for end in slashes.map(|(at, _)| at) {
@@ -50,21 +59,18 @@ impl Blocked<'_> {
             };
             if !there.is_dir() {
                 // What is tracked goes before.
-                if self.old.find(above).is_err() {
-                    found.push(above.to_vec());
-                }
-                return Ok(());
+                return match self.old.find(above) {
+                    Ok(_) => Ok(()),
+                    Err(_) => each(above),
+                };
             }
         }
         let is_submodule = change.new.is_some_and(|(mode, _)| mode == SUBMODULE);
         match self.look(path)? {
             None => Ok(()),
             Some(there) if there.is_dir() && is_submodule => Ok(()),
-            Some(there) if there.is_dir() => self.below(path, found),
-            Some(_) => {
-                found.push(path.to_vec());
-                Ok(())
-            }
+            Some(there) if there.is_dir() => self.below(path, each),
+            Some(_) => each(path),
         }
     }
 
@@ -85,7 +91,7 @@ impl Blocked<'_> {
     }
 
     /// What nobody tracks in a directory that has to make room.
-    fn below(&self, directory: &[u8], found: &mut Vec<Vec<u8>>) -> Result<(), RestoreError> {
+    fn below(&self, directory: &[u8], each: Each<'_>) -> Result<(), RestoreError> {
         let at = self.target.join(as_path(directory));
         for entry in fs::read_dir(&at).map_err(failed("read", &at))? {
             if self.stop.is_set() {
@@ -97,38 +103,38 @@ impl Blocked<'_> {
                 .file_type()
                 .map_err(failed("look at", &entry.path()))?;
             if kind.is_dir() {
-                self.below(&path, found)?;
+                self.below(&path, each)?;
             } else if self.old.find(&path).is_err() {
-                found.push(path);
+                each(&path)?;
             }
         }
         Ok(())
     }
 }
 
-/// Those of `paths` that git ignores in the working copy at `target`; `scratch` is the repository that it is asked with,
-/// which has no files.
+/// Tells of `paths`, each with a zero behind it, which git ignores in the working copy at `target`; `scratch` is the
+/// repository that it is asked with, which has no files.
 pub(super) fn ignored(
-    paths: &[Vec<u8>],
-    target: &Path,
-    scratch: &Path,
+    paths: &[u8],
+    (target, scratch): (&Path, &Path),
     until: Instant,
     stop: &Stop,
-) -> Result<BTreeSet<Vec<u8>>, RestoreError> {
+    mut each: impl FnMut(&[u8], bool) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
     if paths.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(());
     }
     let listed = || {
         let mut list = tempfile::tempfile()?;
-        for path in paths {
-            list.write_all(path)?;
-            list.write_all(&[0])?;
-        }
+        list.write_all(paths)?;
         io::Seek::rewind(&mut list)?;
         Ok(list)
     };
     let list = listed().map_err(|e: io::Error| RestoreError::disk("write", "a list", e))?;
     let args = ["check-ignore", "-z", "--stdin"];
     let said = run::of_files(stop, (scratch, target), until, list.into(), &args)?;
-    Ok(said.split(|b| *b == 0).map(<[u8]>::to_vec).collect())
+    // They come in the order in which they were asked about.
+    let words = |text| <[u8]>::split(text, |b| *b == 0).filter(|word: &&[u8]| !word.is_empty());
+    let mut said = words(&said).peekable();
+    words(paths).try_for_each(|path| each(path, said.next_if_eq(&path).is_some()))
 }

@@ -71,6 +71,11 @@ impl Changes {
         self.list.iter()
     }
 
+    /// What they take of memory.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(self.list.as_slice()) + self.paths.len() + self.lines.len()
+    }
+
     pub(super) fn path(&self, change: &Change) -> &[u8] {
         &self.paths[change.path.0..change.path.1]
     }

@@ -15,7 +15,7 @@ use gix::hash::Kind;
 
 use super::cache_tree::CacheTree;
 use super::refusal::{Overwrite, Why};
-use crate::limits::{PATH_BYTES_MAX, RENEWED_INDEX_BYTES_MAX, WORK_PIECE_BYTES};
+use crate::limits::{PATH_BYTES_MAX, WORK_PIECE_BYTES};
 use crate::restore::error::RestoreError;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
@@ -111,8 +111,14 @@ fn other<T>(what: impl Into<Why>) -> Result<T, Unread> {
 }
 
 impl Entries {
-    /// Reads the index at `path`, whose ids are of the kind `hash`; one that is not there has no entries.
-    pub(super) fn read(path: &Path, hash: Kind, stop: &Stop) -> Result<Entries, Unread> {
+    /// Reads the index at `path`, whose ids are of the kind `hash` and which may have so many bytes; one that is not there
+    /// has no entries.
+    pub(super) fn read(
+        path: &Path,
+        hash: Kind,
+        bytes_max: u64,
+        stop: &Stop,
+    ) -> Result<Entries, Unread> {
         let failed = |e| RestoreError::disk("read", path, e);
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let opened = File::options().read(true).custom_flags(flags).open(path);
@@ -129,14 +135,15 @@ impl Entries {
             Err(e) => return Err(failed(e).into()),
         };
         let found = file.metadata().map_err(failed)?;
-        if !found.is_file() || found.len() > RENEWED_INDEX_BYTES_MAX {
+        if !found.is_file() || found.len() > bytes_max {
             return other(format!(
-                "its index is no file, or has more than {RENEWED_INDEX_BYTES_MAX} bytes"
+                "its index is no file, or has more than {bytes_max} bytes, which is what may be held of it and of those \
+                 around it"
             ));
         }
         entries.dated_s = found.mtime();
         entries.bytes.reserve_exact(found.len() as usize + 1);
-        let limited = (&mut file).take(RENEWED_INDEX_BYTES_MAX);
+        let limited = (&mut file).take(bytes_max);
         let mut limited = limited;
         limited.read_to_end(&mut entries.bytes).map_err(failed)?;
         entries.check_sum(stop)?;
@@ -351,4 +358,22 @@ fn is_safe(path: &[u8]) -> bool {
     let is_part =
         |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.eq_ignore_ascii_case(b".git");
     path.split(|b| *b == b'/').all(is_part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_has_no_more_bytes_than_may_be_held() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        std::fs::write(&path, [0; 100]).unwrap();
+        let why = |bytes_max| {
+            let read = Entries::read(&path, Kind::Sha1, bytes_max, &Stop::default());
+            format!("{:?}", read.unwrap_err())
+        };
+        assert!(why(99).contains("more than 99 bytes"), "{}", why(99));
+        assert!(why(100).contains("not of version 2 or 3"), "{}", why(100));
+    }
 }

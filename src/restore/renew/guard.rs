@@ -8,9 +8,9 @@ use std::path::Path;
 
 use rustix::fs::Stat;
 
-use super::look;
+use super::goes::Goes;
 use super::modules::Modules;
-use super::plan::{Goes, Leave, Plan, Seen};
+use super::plan::{Leave, Plan, Seen};
 
 /// Tells what may go.
 #[derive(Clone, Copy)]
@@ -51,7 +51,7 @@ impl Guard<'_> {
         let path = path.as_os_str().as_bytes();
         match (plan.makes_room.get(path), seen.entries.find(path)) {
             (Some(Goes::Ignored), _) => true,
-            (Some(Goes::Left(stat)), _) => stat.is_some_and(|stat| look::is_moved(&stat, found)),
+            (Some(Goes::Left(stat)), _) => stat.is_some_and(|stat| stat.is_of(found)),
             (None, Ok(number)) => seen.looked.has_found(&seen.entries, number, found),
             (None, Err(_)) => leave.clean,
         }

@@ -50,17 +50,40 @@ impl Looked {
 
     /// Whether a file that was moved from the place of an entry is the one that was found there.
     pub(super) fn has_found(&self, entries: &Entries, number: usize, now: &Stat) -> bool {
-        self.changed.binary_search(&number).is_err() && is_moved(self.stat(entries, number), now)
+        self.changed.binary_search(&number).is_err()
+            && Stays::of(self.stat(entries, number)).is_of(now)
     }
 }
 
-/// Whether a file is the one of this stat data, wherever that was: all of it but the device, the mode, and when
-/// something of the file was changed, as its name is.
-pub(super) fn is_moved(before: &[u8], now: &Stat) -> bool {
-    let mut stat = [0; STAT_BYTES];
-    put(&mut stat, 0, now);
-    let same = |range: std::ops::Range<usize>| before[range.clone()] == stat[range];
-    same(WRITTEN) && same(INODE) && same(OWNER_AND_SIZE)
+/// What of a file's stat data stays when it is moved: all of it but the device, the mode, and when something of the file was
+/// changed, as its name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stays([u8; WRITTEN_BYTES + INODE_BYTES + OWNER_AND_SIZE_BYTES]);
+
+const WRITTEN_BYTES: usize = WRITTEN.end - WRITTEN.start;
+const INODE_BYTES: usize = INODE.end - INODE.start;
+const OWNER_AND_SIZE_BYTES: usize = OWNER_AND_SIZE.end - OWNER_AND_SIZE.start;
+
+impl Stays {
+    pub(super) fn of(stat: &[u8]) -> Stays {
+        let mut stays = Stays([0; WRITTEN_BYTES + INODE_BYTES + OWNER_AND_SIZE_BYTES]);
+        let parts = [WRITTEN, INODE, OWNER_AND_SIZE]
+            .into_iter()
+            .flat_map(|part| &stat[part]);
+        stays
+            .0
+            .iter_mut()
+            .zip(parts)
+            .for_each(|(to, from)| *to = *from);
+        stays
+    }
+
+    /// Whether a file is the one of this stat data, wherever that was.
+    pub(super) fn is_of(&self, now: &Stat) -> bool {
+        let mut stat = [0; STAT_BYTES];
+        put(&mut stat, 0, now);
+        *self == Stays::of(&stat)
+    }
 }
 
 /// Where files are looked at.

@@ -282,6 +282,7 @@ impl<'m> Modules<'m> {
             scratch: Scratch::new(scratch, &copy)?,
             root: File::open(&dir).map_err(failed("open", &dir))?,
             quota: Quota::new(Allowed::of(args), &dir)?,
+            index_bytes_max: self.site.index_bytes_left,
             copy,
             tip: None,
             branch: None,
@@ -289,6 +290,8 @@ impl<'m> Modules<'m> {
             reads_all: false,
         };
         let seen = before.see(&dir, stop)?;
+        // It is held to the end.
+        self.site.index_bytes_left -= seen.entries.bytes.len() as u64;
         let is_lost = |path: &PathBuf| {
             // A run that was killed may have taken it away.
             !self.around.is_left || fs::symlink_metadata(dir.join(path)).is_ok()

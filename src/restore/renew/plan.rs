@@ -1,6 +1,5 @@
 //! What is to be done to bring a working copy to another commit, and what would be lost by that.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -14,12 +13,14 @@ use super::changes::{self, Changes};
 use super::content::{self, Contents};
 use super::copy::Copy;
 use super::entries::{Entries, Unread};
+use super::goes::{Goes, MakesRoom, TooMany};
 use super::held::Tip;
-use super::look::{self, Eye, Ground, Looked, StatData};
+use super::look::{self, Eye, Ground, Looked, Stays};
 use super::note::Way;
 use super::refusal::{expect_no_repository, not_taken};
 use super::scratch::Scratch;
 use crate::config::RestoreArgs;
+use crate::limits::{IGNORED_ASKED_BYTES, LEFT_CHANGES_BYTES_MAX, MAKES_ROOM_MAX};
 use crate::restore::error::RestoreError;
 use crate::restore::losses::Losses;
 use crate::restore::objects::Objects;
@@ -41,6 +42,8 @@ pub(super) struct Before {
     pub branch: Option<String>,
     pub left: Option<Way>,
     pub quota: Quota,
+    /// So many bytes its index may have.
+    pub index_bytes_max: u64,
     /// Whether neither stat data nor what the index says of trees is enough.
     pub reads_all: bool,
 }
@@ -62,7 +65,8 @@ pub(super) struct Seen {
 
 /// What a run that was killed was on its way to.
 struct Left {
-    changes: Changes,
+    /// `None` if it is the commit that is wanted now.
+    changes: Option<Changes>,
     attributes: AttributeFiles,
 }
 
@@ -74,18 +78,6 @@ pub(super) struct Plan {
     pub rewritten: Vec<usize>,
     /// What is not as the index says, and goes all the same.
     pub makes_room: MakesRoom,
-}
-
-/// See [`Plan::makes_room`]: by their paths.
-pub(super) type MakesRoom = BTreeMap<Vec<u8>, Goes>;
-
-/// Why something goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goes {
-    /// Git ignores it.
-    Ignored,
-    /// A run that was killed has left it so.
-    Left(Option<StatData>),
 }
 
 impl Plan {
@@ -111,7 +103,7 @@ impl Before {
     /// Reads the index and looks at all files of it.
     pub(super) fn see(&self, target: &Path, stop: &Stop) -> Result<Seen, RestoreError> {
         let index = self.copy.git_dir.join("index");
-        let entries = Entries::read(&index, self.copy.hash(), stop);
+        let entries = Entries::read(&index, self.copy.hash(), self.index_bytes_max, stop);
         let mut entries = entries.map_err(|unread| match unread {
             Unread::Kind(why) => not_taken(target, why),
             Unread::Failed(error) => error,
@@ -175,42 +167,32 @@ impl Planner<'_> {
     /// wanted.
     pub(super) fn plan(
         &self,
-        changes: Changes,
+        (commit, changes): (Option<ObjectId>, Changes),
         gone: Option<&[PathBuf]>,
         objects: &Objects<'_>,
         losses: &mut Losses,
     ) -> Result<Plan, RestoreError> {
         let Planner { before, seen, .. } = *self;
-        let between = |commit| self.changes(commit, objects);
         let attributes = content::attributes_with(&seen.entries, &changes);
-        let mut all_left = Vec::new();
-        for to in before.left.iter().flat_map(|way| &way.to) {
-            // What nothing leads to may be gone.
-            let Ok(changes) = between(*to) else { continue };
-            let attributes = content::attributes_with(&seen.entries, &changes);
-            all_left.push(Left {
-                changes,
-                attributes,
-            });
-        }
-        self.find_staged(
-            (&between(before.scratch.head)?, &changes),
-            &all_left,
-            losses,
-        );
+        let all_left = self.all_left((commit, &changes), objects);
+        let staged = self.changes(before.scratch.head, objects)?;
+        self.find_staged((&staged, &changes), &all_left, losses);
+        drop(staged);
         self.expect_absorbed(&changes)?;
         if gone.is_none() {
             self.find_submodules(&changes, losses);
         }
-        let mut eyes = self.eyes(&all_left)?;
-        let mut makes_room = MakesRoom::new();
+        let mut makes_room = MakesRoom::default();
+        let mut eyes = self.eyes(&all_left, &changes)?;
         if !self.leave.force {
-            makes_room = self.find_changed(&mut eyes, losses)?;
+            self.find_changed(&mut eyes, &mut makes_room, losses)?;
         }
         if !self.leave.force && !self.leave.clean {
             let gone = gone.unwrap_or_default();
-            makes_room.extend(self.find_blocked(&changes, gone, &mut eyes, losses)?);
+            let to = (&mut makes_room, &mut *losses);
+            self.find_blocked(&changes, gone, &mut eyes, to)?;
         }
+        drop(eyes);
         let rewritten = self.rewritten(&changes, &attributes)?;
         if !self.leave.force {
             self.find_changed_since(&changes, &rewritten, losses)?;
@@ -223,14 +205,58 @@ impl Planner<'_> {
         })
     }
 
+    /// What runs that were killed were on their way to, the last first, where `changes` lead to the wanted commit.
+    fn all_left(
+        &self,
+        (commit, changes): (Option<ObjectId>, &Changes),
+        objects: &Objects<'_>,
+    ) -> Vec<Left> {
+        let entries = &self.seen.entries;
+        let (mut all, mut held_bytes) = (Vec::new(), 0);
+        for to in self.before.left.iter().flat_map(|way| way.to.iter().rev()) {
+            if *to == commit {
+                all.push(Left {
+                    changes: None,
+                    attributes: content::attributes_with(entries, changes),
+                });
+                continue;
+            }
+            // What nothing leads to may be gone.
+            let Ok(changes) = self.changes(*to, objects) else {
+                continue;
+            };
+            held_bytes += changes.bytes();
+            if held_bytes > LEFT_CHANGES_BYTES_MAX {
+                break;
+            }
+            all.push(Left {
+                attributes: content::attributes_with(entries, &changes),
+                changes: Some(changes),
+            });
+        }
+        all
+    }
+
     /// What looks at files as runs that were killed would have left them.
-    fn eyes<'e>(&'e self, left: &'e [Left]) -> Result<Vec<(Eye<'e>, &'e Changes)>, RestoreError> {
+    fn eyes<'e>(
+        &'e self,
+        left: &'e [Left],
+        wanted: &'e Changes,
+    ) -> Result<Vec<(Eye<'e>, &'e Changes)>, RestoreError> {
         let hash = self.before.copy.hash();
         let eyes = left.iter().map(|left| {
             let eye = Eye::new(self.before.ground(self.stop), hash, &left.attributes)?;
-            Ok((eye, &left.changes))
+            Ok((eye, left.changes.as_ref().unwrap_or(wanted)))
         });
         eyes.collect()
+    }
+
+    fn too_many(&self, _: TooMany) -> RestoreError {
+        RestoreError::Usage(format!(
+            "{} is not updated: of what is in the way and not tracked there are more than {MAKES_ROOM_MAX} files; with \
+             --force all of that goes",
+            self.target.display()
+        ))
     }
 
     /// Adds what the index says otherwise than HEAD's commit, from which it `staged` differs: what was added, and what
@@ -243,7 +269,14 @@ impl Planner<'_> {
     ) {
         for change in staged.iter() {
             let path = staged.path(change);
-            if left.iter().any(|left| left.changes.find(path).is_none()) {
+            let is_left = |left: &Left| {
+                left.changes
+                    .as_ref()
+                    .unwrap_or(changes)
+                    .find(path)
+                    .is_none()
+            };
+            if left.iter().any(is_left) {
                 continue;
             }
             if change.is_there && !self.leave.discard_local {
@@ -286,9 +319,9 @@ impl Planner<'_> {
     fn find_changed(
         &self,
         eyes: &mut [(Eye<'_>, &Changes)],
+        makes_room: &mut MakesRoom,
         losses: &mut Losses,
-    ) -> Result<MakesRoom, RestoreError> {
-        let mut makes_room = MakesRoom::new();
+    ) -> Result<(), RestoreError> {
         for number in &self.seen.looked.changed {
             let entry = self.seen.entries.get(*number);
             let same = Some((entry.mode(), entry.id()));
@@ -298,10 +331,13 @@ impl Planner<'_> {
             }
             match left_at(eyes, entry.path(), same)? {
                 None => losses.changed.push(named(entry.path())),
-                Some(goes) => drop(makes_room.insert(entry.path().to_vec(), goes)),
+                Some(goes) => {
+                    let added = makes_room.add(entry.path(), goes);
+                    added.map_err(|many| self.too_many(many))?;
+                }
             }
         }
-        Ok(makes_room)
+        Ok(())
     }
 
     /// Adds what has changed since it was looked at and would be replaced: objects may have come for minutes.
@@ -330,31 +366,51 @@ impl Planner<'_> {
         changes: &Changes,
         gone: &[PathBuf],
         eyes: &mut [(Eye<'_>, &Changes)],
-        losses: &mut Losses,
-    ) -> Result<MakesRoom, RestoreError> {
+        (makes_room, losses): (&mut MakesRoom, &mut Losses),
+    ) -> Result<(), RestoreError> {
         let blocked = Blocked {
             target: self.target,
             old: &self.seen.entries,
             changes,
             stop: self.stop,
         };
-        let is_gone = |path: &[u8]| gone.iter().any(|gone| as_path(path).starts_with(gone));
-        let (mut kept, mut makes_room) = (Vec::new(), MakesRoom::new());
-        for path in blocked.find()?.into_iter().filter(|path| !is_gone(path)) {
-            match left_at(eyes, &path, None)? {
-                None => kept.push(path),
-                Some(goes) => drop(makes_room.insert(path, goes)),
+        let mut asked = Vec::new();
+        blocked.each(&mut |path| {
+            if gone.iter().any(|gone| as_path(path).starts_with(gone)) {
+                return Ok(());
             }
-        }
-        let (scratch, until) = (&self.before.scratch.tree, self.until);
-        let ignored = blocked::ignored(&kept, self.target, scratch, until, self.stop)?;
-        for path in kept {
-            match ignored.contains(&path) {
-                true => drop(makes_room.insert(path, Goes::Ignored)),
-                false => losses.blocked.push(named(&path)),
+            if let Some(goes) = left_at(eyes, path, None)? {
+                let added = makes_room.add(path, goes);
+                return added.map_err(|many| self.too_many(many));
             }
-        }
-        Ok(makes_room)
+            asked.extend_from_slice(path);
+            asked.push(0);
+            match asked.len() < IGNORED_ASKED_BYTES {
+                true => Ok(()),
+                false => self.find_ignored(&mut asked, makes_room, losses),
+            }
+        })?;
+        self.find_ignored(&mut asked, makes_room, losses)
+    }
+
+    /// Sorts what was `asked` about by whether git ignores it.
+    fn find_ignored(
+        &self,
+        asked: &mut Vec<u8>,
+        makes_room: &mut MakesRoom,
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
+        let at = (self.target, &*self.before.scratch.tree);
+        blocked::ignored(asked, at, self.until, self.stop, |path, is_ignored| {
+            if !is_ignored {
+                losses.blocked.push(named(path));
+                return Ok(());
+            }
+            let added = makes_room.add(path, Goes::Ignored);
+            added.map_err(|many| self.too_many(many))
+        })?;
+        asked.clear();
+        Ok(())
     }
 
     /// The entries that stay the same and whose files have to be written: those that are changed, and those that
@@ -424,7 +480,7 @@ fn left_at(
             continue;
         };
         if let Some(stat) = eye.is_of(path, expected)? {
-            return Ok(Some(Goes::Left(Some(stat))));
+            return Ok(Some(Goes::Left(Some(Stays::of(&stat)))));
         }
         if change.is_some() && eye.is_absent(path)? {
             return Ok(Some(Goes::Left(None)));
