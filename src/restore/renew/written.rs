@@ -153,10 +153,11 @@ impl Out<'_> {
             )));
         }
         let mut stat = [0; STAT_BYTES];
-        if mode != SUBMODULE {
-            let dated = self.directory.date(path, found, self.dates);
-            let dated = dated.map_err(|e| RestoreError::disk("date", as_path(path), e))?;
-            put(&mut stat, mode, &dated);
+        // It came with its date. One with another was written by somebody else since, or by a file system that keeps no
+        // such dates: git is to look at it.
+        let has_date = (found.st_mtime, found.st_mtime_nsec) == (self.dates.file_s(), 0);
+        if mode != SUBMODULE && has_date {
+            put(&mut stat, mode, &found);
         }
         self.push(&stat, mode, id, path)
     }
@@ -183,3 +184,52 @@ impl Out<'_> {
 
 /// So much of an index is put together before it is summed and written.
 const WRITTEN_AT_ONCE_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::time::{Duration, SystemTime};
+
+    /// Between its move and the index a file is anybody's.
+    #[test]
+    fn what_was_written_since_it_came_is_not_taken_for_clean() {
+        let root = tempfile::tempdir().unwrap();
+        let (dates, stop) = (Dates::now(), crate::restore::stop::Stop::default());
+        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(dates.file_s().cast_unsigned());
+        for name in ["came", "edited"] {
+            let path = root.path().join(name);
+            std::fs::write(&path, "comes").unwrap();
+            let file = File::options().append(true).open(&path).unwrap();
+            file.set_modified(date).unwrap();
+        }
+        let edited = root.path().join("edited");
+        std::fs::write(&edited, "mine!").unwrap();
+        let written = std::fs::metadata(&edited).unwrap().modified().unwrap();
+        let (opened, index) = (
+            File::open(root.path()).unwrap(),
+            tempfile::tempfile().unwrap(),
+        );
+        let mut out = Out {
+            file: BufWriter::new(&index),
+            sum: Sum::new(Kind::Sha1),
+            hash: Kind::Sha1,
+            path: Path::new("index"),
+            directory: Directory::new(opened.as_fd(), &stop),
+            executable: false,
+            dates,
+            entry: Vec::new(),
+        };
+        let id = ObjectId::null(Kind::Sha1);
+        let mut stat_of = |path: &[u8]| {
+            out.entry.clear();
+            out.made(path, (0o100_644, id)).unwrap();
+            // But for the mode.
+            [&out.entry[..24], &out.entry[28..STAT_BYTES]].concat()
+        };
+        assert!(stat_of(b"came").iter().any(|byte| *byte != 0));
+        assert!(stat_of(b"edited").iter().all(|byte| *byte == 0));
+        let now = std::fs::metadata(&edited).unwrap().modified().unwrap();
+        assert_eq!(now, written);
+    }
+}
