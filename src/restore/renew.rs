@@ -23,6 +23,7 @@ mod goes;
 mod guard;
 mod heads;
 mod held;
+mod left;
 mod lock;
 mod look;
 mod modules;

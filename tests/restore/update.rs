@@ -460,6 +460,14 @@ fn expect_helped(copy: &Path, server: &Server) {
     std::os::unix::fs::symlink(&list, &list).unwrap();
     refused("info/exclude cannot be read");
     fs::remove_file(&list).unwrap();
+    // A repository by itself does not go because git ignores where it is.
+    write(&list, "*.o\n");
+    git::run(copy, &["init", "--quiet", "obj/x.o"]);
+    write(&copy.join("obj/x.o/mine.o"), "mine");
+    refused("not tracked: obj/x.o/");
+    refused("obj/x.o/.git");
+    fs::remove_dir_all(copy.join("obj")).unwrap();
+    fs::remove_file(&list).unwrap();
     let broken = copy.join(".git/refs/tags/broken");
     write(&broken, "x\n");
     refused("(git fsck says more); --overwrite --discard-local");

@@ -48,6 +48,17 @@ impl Blocked<'_> {
         Ok(())
     }
 
+    /// Whether a path leads into a repository by itself, of which only that knows what it has.
+    pub(super) fn is_in_repository(&self, path: &[u8]) -> bool {
+        let mut above = as_path(path);
+        while above.pop() && !above.as_os_str().is_empty() {
+            if fs::symlink_metadata(self.target.join(&above).join(".git")).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
     /// What is in the way of a new file.
     fn one(&self, change: &Change, each: Each<'_>) -> Result<(), RestoreError> {
         let path = self.changes.path(change);
@@ -99,6 +110,11 @@ impl Blocked<'_> {
             }
             let entry = entry.map_err(failed("read", &at))?;
             let path = [directory, b"/", entry.file_name().as_bytes()].concat();
+            if entry.file_name() == ".git" {
+                // One name for all of it.
+                each(&path)?;
+                continue;
+            }
             let kind = entry
                 .file_type()
                 .map_err(failed("look at", &entry.path()))?;

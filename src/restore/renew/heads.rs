@@ -56,14 +56,7 @@ impl Replacing<'_> {
         let locks = self.locks()?;
         expect_room(&self.made().join("refs"), &self.copy.git_dir.join("refs"))?;
         let old = &self.copy.config;
-        let path = self.copy.git_dir.join("config");
-        let now = read(&path, RESTORED_CONFIG_BYTES_MAX as u64).map_err(failed("read", &path))?;
-        if now != *old {
-            return Err(RestoreError::Usage(format!(
-                "{} is not updated: its configuration was changed meanwhile; the same command again looks at that",
-                self.copy.directory.display()
-            )));
-        }
+        self.expect_configuration()?;
         let mut config = configuration(old, branch, self.fetches)?;
         if let Some(modules) = self.modules {
             let text = modules.configured(config.as_ref().unwrap_or(old))?;
@@ -78,6 +71,19 @@ impl Replacing<'_> {
             kept.map_err(failed("set the mode of", &path))?;
         }
         Ok(locks)
+    }
+
+    /// Refuses where the configuration is not what it was: not every editor heeds git's lock.
+    fn expect_configuration(&self) -> Result<(), RestoreError> {
+        let path = self.copy.git_dir.join("config");
+        let now = read(&path, RESTORED_CONFIG_BYTES_MAX as u64).map_err(failed("read", &path))?;
+        match now == self.copy.config {
+            true => Ok(()),
+            false => Err(RestoreError::Usage(format!(
+                "{} is not updated: its configuration was changed meanwhile; the same command again looks at that",
+                self.copy.directory.display()
+            ))),
+        }
     }
 
     fn made(&self) -> PathBuf {
@@ -114,6 +120,7 @@ impl Replacing<'_> {
         replace(&made.join("refs"), &git_dir.join("refs"), &mut removal)?;
         let config = ours.join("config");
         if config.exists() {
+            self.expect_configuration()?;
             put(&config, &git_dir.join("config"))?;
         }
         put(&made.join("HEAD"), &git_dir.join("HEAD"))?;

@@ -15,7 +15,8 @@ use super::copy::Copy;
 use super::entries::{Entries, Unread};
 use super::goes::{Goes, MakesRoom, TooMany};
 use super::held::Tip;
-use super::look::{self, Eye, Ground, Looked, Stays};
+use super::left::{Left, left_at};
+use super::look::{self, Eye, Ground, Looked};
 use super::note::Way;
 use super::refusal::{expect_no_repository, not_taken};
 use super::scratch::Scratch;
@@ -61,13 +62,6 @@ pub(super) struct Seen {
     pub entries: Entries,
     pub attributes: AttributeFiles,
     pub looked: Looked,
-}
-
-/// What a run that was killed was on its way to.
-struct Left {
-    /// `None` if it is the commit that is wanted now.
-    changes: Option<Changes>,
-    attributes: AttributeFiles,
 }
 
 /// What is to be done.
@@ -246,7 +240,7 @@ impl Planner<'_> {
         let hash = self.before.copy.hash();
         let eyes = left.iter().map(|left| {
             let eye = Eye::new(self.before.ground(self.stop), hash, &left.attributes)?;
-            Ok((eye, left.changes.as_ref().unwrap_or(wanted)))
+            Ok((eye, left.changes(wanted)))
         });
         eyes.collect()
     }
@@ -374,9 +368,20 @@ impl Planner<'_> {
             changes,
             stop: self.stop,
         };
+        // The directory of the last one, and whether that is in a repository by itself.
+        let mut inside = (Vec::new(), false);
         let mut asked = Vec::new();
         blocked.each(&mut |path| {
             if gone.iter().any(|gone| as_path(path).starts_with(gone)) {
+                return Ok(());
+            }
+            let above = &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0)];
+            if above != inside.0 {
+                inside = (above.to_vec(), blocked.is_in_repository(path));
+            }
+            // Whatever git ignores of it.
+            if inside.1 {
+                losses.blocked.push(named(path));
                 return Ok(());
             }
             if let Some(goes) = left_at(eyes, path, None)? {
@@ -458,33 +463,4 @@ impl Planner<'_> {
 /// A path for people.
 fn named(path: &[u8]) -> String {
     as_path(path).display().to_string()
-}
-
-/// What is at `path`, if that is what a run that was killed may have left there, which it had to be the `same` as unless
-/// it changed: what one of their commits has; nothing, where a file that it replaced may have been between two names.
-fn left_at(
-    eyes: &mut [(Eye<'_>, &Changes)],
-    path: &[u8],
-    same: Option<(u32, ObjectId)>,
-) -> Result<Option<Goes>, RestoreError> {
-    for (eye, changes) in eyes {
-        let change = changes.find(path);
-        let expected = match change {
-            Some(change) => change.new,
-            None => same,
-        };
-        let Some(expected) = expected else {
-            if eye.has_no_file(path)? {
-                return Ok(Some(Goes::Left(None)));
-            }
-            continue;
-        };
-        if let Some(stat) = eye.is_of(path, expected)? {
-            return Ok(Some(Goes::Left(Some(Stays::of(&stat)))));
-        }
-        if change.is_some() && eye.is_absent(path)? {
-            return Ok(Some(Goes::Left(None)));
-        }
-    }
-    Ok(None)
 }
