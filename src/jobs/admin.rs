@@ -7,9 +7,9 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
 use super::clone::lost;
-use super::flights::take_duty;
 use super::state::Jobs;
 use super::sweep::remove;
+use super::taken::refused;
 use crate::archive::place::Archive;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
@@ -48,24 +48,7 @@ impl Jobs {
 
     async fn drop_whole(self: Rc<Self>, repo: Arc<Repo>) -> Result<(), StartError> {
         let name = repo.name.clone();
-        let comparing = take_duty(&self.freshening, &name).await;
-        let maintaining = take_duty(&self.maintaining, &name).await;
-        let keeping_annex = take_duty(&self.keeping_annex, &name).await;
-        if let Some(setting_up) = self.setting_up.running(&name) {
-            setting_up.end().await;
-        }
-        if self.cloning.running(&name).is_some() {
-            let why = refused(&name, 503, "is being cloned; try again once it is");
-            comparing.done(Err(why.clone()));
-            return Err(why);
-        }
-        // Nothing is awaited before whoever comes next waits for the mirror's end.
-        self.cold.forget(&name);
-        self.bundles.borrow_mut().forget(&name);
-        self.untidy.borrow_mut().remove(&name);
-        let is_gone = self.drop_all(&repo).await;
-        drop((maintaining, keeping_annex));
-        comparing.done(Err(refused(&name, 503, "was dropped just now; try again")));
+        let is_gone = self.drop_alone(&repo, async || true).await?;
         self.remove_retired_of(&name).await;
         let removals = self.git.removals.clone();
         // It cannot fail but by a panic, which was printed.
@@ -98,12 +81,5 @@ impl Jobs {
         if let Err(panic) = removed.await {
             tracing::error!("the removal of snapshots panicked: {panic}");
         }
-    }
-}
-
-fn refused(name: &str, status: u16, what: &str) -> StartError {
-    StartError {
-        status,
-        message: format!("{name} {what}"),
     }
 }

@@ -57,6 +57,7 @@ pub(crate) mod state;
 mod store_look;
 mod sweep;
 mod taken;
+mod telling;
 mod timers;
 mod tip;
 mod tips;

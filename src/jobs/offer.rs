@@ -125,18 +125,26 @@ impl Jobs {
         let place = place_of(repo);
         for _ in 0..OFFER_ROUNDS_MAX {
             let (read, read_unix_ms) = (Instant::now(), unix_ms());
-            let (base, generation) = self.at_generation(shared, repo, &place).await?;
+            let agreed = self.at_generation(shared, repo, &place).await?;
+            let base = &agreed.base;
             let (dir, about) = (archive.dir(), shared.about(&archive.want));
             let listing = Listing::read(&shared.objects, &place).await?;
-            if base.head.shows(&about, &hex(&archive.shown), &listing) {
+            let is_known = base.head.shows(&about, &hex(&archive.shown), &listing);
+            if agreed.owed.is_none() && is_known {
                 return Ok(OfferResult::Known);
             }
             let sums = shared.sums.clone();
             let described = spawn_blocking(move || describe(&dir, about, read_unix_ms, &sums));
-            let described = described.await??;
-            self.fresh_since(repo, read, &Asker::of(Cause::Timer))
-                .await?;
-            let current = repo.hit_of(&archive.want, Some(read));
+            let mut described = described.await??;
+            let fresh = self.fresh_since(repo, read, &Asker::of(Cause::Timer)).await;
+            let current = match fresh {
+                Ok(()) => repo.hit_of(&archive.want, Some(read)),
+                Err(_) if self.tells_uncompared(shared, (repo, archive), &agreed) => {
+                    described.snapshot.compared_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
+                    repo.archive_of(&archive.want)
+                }
+                Err(why) => return Err(why.into()),
+            };
             if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
                 // It may be what the upstream has once more.
                 archive.set_offered(false);
@@ -151,15 +159,20 @@ impl Jobs {
                 (described.packs, name)
             });
             let change = Change {
-                generation,
+                generation: agreed.generation,
                 mirror,
                 snapshots: vec![described.snapshot],
             };
             let stamp = (&mut SystemRandom, unix_ms());
-            let (there, what) = ((&base, &listing), (&change, &contents));
+            let (there, what) = ((base, &listing), (&change, &contents));
             let published = uploads.publish(&shared.objects, &place, there, what, stamp);
             match published.await? {
-                Published::Done(_) => return Ok(OfferResult::Done),
+                Published::Done(_) => {
+                    if agreed.owed.is_some() {
+                        self.note_told(shared, repo, agreed.generation).await?;
+                    }
+                    return Ok(OfferResult::Done);
+                }
                 Published::Already => return Ok(OfferResult::Known),
                 Published::Lost(_) | Published::Behind => {}
             }

@@ -75,6 +75,8 @@ pub(super) struct Seen {
     pub(super) telling: Arc<Mutex<()>>,
     /// Since when something has expired that may be here still.
     pub(super) behind: Option<Instant>,
+    /// Since when others are to be told of something.
+    pub(super) owed: Option<Instant>,
     /// Of which write it was heard that it shows something else.
     pub(super) followed: Option<RandomId>,
     /// Of which write all that it names was there, and when.

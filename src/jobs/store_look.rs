@@ -13,8 +13,7 @@ use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{
-    REMOTE_KEPT_MS, STORE_LIST_MS, STORE_LOOK_IN_USE_MS, STORE_LOOK_MS, STORE_LOOK_TICK_MS,
-    STORE_SWEEP_MS,
+    STORE_LIST_MS, STORE_LOOK_IN_USE_MS, STORE_LOOK_MS, STORE_LOOK_TICK_MS, STORE_SWEEP_MS,
 };
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
@@ -102,10 +101,11 @@ impl Jobs {
         repo: &Arc<Repo>,
     ) -> Result<(), ShareError> {
         let place = place_of(repo);
-        let (base, _) = self.at_generation(shared, repo, &place).await?;
+        let agreed = self.at_generation(shared, repo, &place).await?;
+        let base = &agreed.base;
         let archive = repo.archive_of(&Want::default());
         if let Some(archive) = &archive
-            && shows_other(shared, repo, &base, archive)
+            && shows_other(shared, repo, base, archive)
         {
             // Which of the two is newer the upstream says.
             self.clone().look_soon(repo.clone()).await;
@@ -113,13 +113,16 @@ impl Jobs {
         if shared.is_readonly {
             return Ok(());
         }
-        if let Some(archive) = archive
-            && !is_shared(shared, (repo, &place), &base, &archive).await?
+        if let Some(since) = agreed.owed {
+            let told = self.see_told(shared, (repo, &place), (&agreed, since));
+            told.await?;
+        } else if let Some(archive) = archive
+            && !is_shared(shared, (repo, &place), base, &archive).await?
         {
             archive.set_offered(false);
             self.offer(repo, &archive);
         }
-        self.sweep_if_due(shared, (repo, &place), &base).await
+        self.sweep_if_due(shared, (repo, &place), base).await
     }
 
     /// Removes what nothing names any more. What is not done is done the next time.
@@ -130,7 +133,7 @@ impl Jobs {
         base: &Base,
     ) -> Result<(), ShareError> {
         let now_unix_ms = unix_ms();
-        let kept_ms = self.faults.store_kept_ms.unwrap_or(REMOTE_KEPT_MS);
+        let kept_ms = self.kept().as_millis() as u64;
         let is_due =
             |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
         let has_due = base.head.condemned.iter().any(is_due);

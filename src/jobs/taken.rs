@@ -7,13 +7,50 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+use super::flights::take_duty;
 use super::state::Jobs;
 use crate::mirror::{Tips, blocking_exclusive};
+use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
 
 impl Jobs {
+    /// The same by somebody who holds nothing, once nothing else is at it, if `may` says then that it is to go. Whether it
+    /// is gone.
+    ///
+    /// # Errors
+    /// It is being cloned.
+    pub(super) async fn drop_alone(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        may: impl AsyncFnOnce() -> bool,
+    ) -> Result<bool, StartError> {
+        let name = &repo.name;
+        let comparing = take_duty(&self.freshening, name).await;
+        let _maintaining = take_duty(&self.maintaining, name).await;
+        let _keeping_annex = take_duty(&self.keeping_annex, name).await;
+        if let Some(setting_up) = self.setting_up.running(name) {
+            setting_up.end().await;
+        }
+        let may = may().await;
+        if self.cloning.running(name).is_some() {
+            let why = refused(name, 503, "is being cloned; try again once it is");
+            comparing.done(Err(why.clone()));
+            return Err(why);
+        }
+        let mut is_gone = false;
+        if may {
+            // Nothing is awaited before whoever comes next waits for the mirror's end.
+            self.cold.forget(name);
+            self.bundles.borrow_mut().forget(name);
+            self.untidy.borrow_mut().remove(name);
+            is_gone = self.drop_all(repo).await;
+        }
+        comparing.done(Err(refused(name, 503, "was dropped just now; try again")));
+        Ok(is_gone)
+    }
+
     /// Drops its mirror with the annex, and its snapshots; what has begun to be sent goes on. Whoever asks next
     /// has it cloned anew. The caller holds the right to compare it. Whether the mirror is gone.
     pub(super) async fn drop_all(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
@@ -41,6 +78,14 @@ impl Jobs {
         drop(leaving);
         self.mirror_changed(repo);
         matches!(moved, Ok(Ok(())))
+    }
+}
+
+/// Why something of a repository is not done.
+pub(super) fn refused(name: &str, status: u16, what: &str) -> StartError {
+    StartError {
+        status,
+        message: format!("{name} {what}"),
     }
 }
 

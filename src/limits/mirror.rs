@@ -20,7 +20,7 @@ pub const REDIRECTS_MAX: usize = 3;
 pub const REDIRECT_BYTES_MAX: usize = 4 * 1024;
 /// Most that is read of a mirror's note of where it is from.
 pub const NOTED_ORIGIN_BYTES_MAX: u64 = 16 * 1024;
-/// The same of its generation: two numbers and a word.
+/// The same of its generation: three numbers and a word.
 pub const NOTED_GENERATION_BYTES_MAX: u64 = 128;
 /// How much of git's trace of one request is read to find where it is redirected.
 pub const REDIRECT_TRACE_BYTES_MAX: usize = 256 * 1024;

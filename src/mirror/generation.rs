@@ -22,8 +22,9 @@ pub(crate) struct Generation {
     pub number: u64,
     /// Which raise that was; 0 before the first.
     pub raise: u128,
-    /// Something expires here, or has: the next one is due, and others are to be told.
-    pub is_due: bool,
+    /// Something expires here, or has, and others are to be told: which raise tells them. It is drawn before anything goes,
+    /// so that who ended before he heard that it is done knows it again.
+    pub due: Option<u128>,
 }
 
 fn path(mirror: &Path) -> PathBuf {
@@ -52,12 +53,14 @@ impl Generation {
 
     fn parse(text: &str) -> Option<Generation> {
         let mut words = text.strip_suffix('\n')?.split(' ');
-        let (number, raise) = (words.next()?, words.next()?);
-        Some(Generation {
-            number: number.parse().ok()?,
-            raise: u128::from_str_radix(raise, 16).ok()?,
-            is_due: words.next() == Some(IS_DUE),
-        })
+        let number = words.next()?.parse().ok()?;
+        let raise = u128::from_str_radix(words.next()?, 16).ok()?;
+        let due = match words.next() {
+            None => None,
+            Some(IS_DUE) => Some(u128::from_str_radix(words.next()?, 16).ok()?),
+            Some(_) => return None,
+        };
+        Some(Generation { number, raise, due })
     }
 
     /// Notes it, so that it lasts.
@@ -70,7 +73,8 @@ impl Generation {
             let mut file = tempfile::Builder::new()
                 .prefix("tmp_generation_")
                 .tempfile_in(mirror)?;
-            let due = if self.is_due { " due" } else { "" };
+            let due = self.due.map(|raise| format!(" {IS_DUE} {raise:032x}"));
+            let due = due.unwrap_or_default();
             writeln!(file, "{} {:032x}{due}", self.number, self.raise)?;
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
@@ -89,21 +93,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let read = || Generation::read(dir.path()).unwrap();
         assert_eq!(read(), Generation::default());
-        for (number, raise, is_due) in [
-            (7, 1, true),
-            (8, 2, false),
-            (0, 0, true),
-            (u64::MAX, u128::MAX, true),
+        for (number, raise, due) in [
+            (7, 1, Some(2)),
+            (8, 2, None),
+            (0, 0, Some(1)),
+            (u64::MAX, u128::MAX, Some(u128::MAX)),
         ] {
-            let generation = Generation {
-                number,
-                raise,
-                is_due,
-            };
+            let generation = Generation { number, raise, due };
             generation.write(dir.path()).unwrap();
             assert_eq!(read(), generation);
         }
-        for torn in ["", "7", "7 1", "7\n", "x 1\n", "7 x due\n"] {
+        for torn in [
+            "",
+            "7",
+            "7 1",
+            "7\n",
+            "x 1\n",
+            "7 x due 1\n",
+            "7 1 due\n",
+            "7 1 x 2\n",
+        ] {
             std::fs::write(path(dir.path()), torn).unwrap();
             assert_eq!(read(), Generation::default(), "{torn:?}");
         }

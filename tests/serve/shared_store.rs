@@ -316,6 +316,54 @@ fn what_expires_at_one_server_is_gone_everywhere() {
     }
 }
 
+/// Where the upstream is away what has expired goes all the same, and whoever has no mirror is served all the time.
+#[test]
+fn what_expires_while_the_upstream_is_away_leaves_nobody_without() {
+    let lab = small_lab();
+    let (upstream, url, target) = (lab.upstream("small"), store_of(&lab), lab::target("small"));
+    let before = super::git::text(&upstream, &["rev-parse", "refs/heads/main"]);
+    let often = "store-look-ms=200,store-kept-ms=1000";
+    let store = ["--store", &*url, "--fetch-interval", "720h"];
+    let first = lab.settings().with(&store).with_fault(often).start();
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    let secret = Rng::new(12).bytes(3000);
+    push_and_fetch(&lab, &first, "small", "secret.bin", &secret);
+    wait_shared(&first, 2);
+    super::git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
+    push_and_fetch(&lab, &first, "small", "fixed.txt", b"fixed\n");
+    wait_shared(&first, 3);
+    first.stop();
+    lab.hide("small");
+    let part = &secret[1000..1100];
+    assert!(is_below(&lab.scratch("store"), part));
+    let settings = Settings {
+        state: lab.scratch("taker"),
+        ..lab.settings()
+    };
+    let taker = settings.with(&store).with_fault(often).start();
+    let taken = taker.get(&target).expect(200);
+    wait::until_true("it is kept", || count(&taker, "imports", "done") == 1);
+
+    let soon = ["--maintenance-idle", "1s", "--unreachable-expiry", "1s"];
+    let settings = lab.settings().with(&store).with(&soon);
+    let first = settings.with_fault(often).start();
+    let now = wait::until_within("the other one follows", 3 * wait::DEADLINE, || {
+        let answer = taker.get(&target).expect(200);
+        (answer.head.etag() != taken.head.etag()).then_some(answer)
+    });
+    first.wait_logged("what has expired is shared no more");
+    for place in [lab.state().join("mirrors"), lab.scratch("store")] {
+        let what = format!("it is gone from {}", place.display());
+        wait::until_within(&what, 3 * wait::DEADLINE, || {
+            taker.get(&target).expect(200);
+            (!is_below(&place, part)).then_some(())
+        });
+    }
+    fs::rename(lab.scratch("hidden-small"), lab.upstream("small")).unwrap();
+    expect_clone(&lab, "small", &now.body);
+}
+
 /// What is read from a bucket is served while it comes, to however many ask, and each byte of it is read once.
 #[test]
 fn what_is_in_a_bucket_is_served_as_it_comes() {

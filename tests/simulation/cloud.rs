@@ -32,6 +32,8 @@ pub struct Cloud {
     pub now_ms: u64,
     /// Which state the upstream is in, and since when it was in each.
     pub upstream: u64,
+    /// It does not answer.
+    pub is_away: bool,
     pub place: Place,
     objects: BTreeMap<String, (Vec<u8>, u64)>,
     versions: u64,
@@ -102,6 +104,7 @@ impl Cloud {
             rng,
             now_ms: 1_700_000_000_000,
             upstream: 0,
+            is_away: false,
             place,
             objects: BTreeMap::new(),
             versions: 0,
@@ -125,6 +128,15 @@ impl Cloud {
             removed: 0,
             takeovers: 0,
         }
+    }
+
+    /// What the upstream has, if it says so.
+    pub fn answer(&self) -> Option<u64> {
+        (!self.is_away).then_some(self.upstream)
+    }
+
+    pub fn leave_or_come(&mut self) {
+        self.is_away = !self.is_away;
     }
 
     /// From now on one in so many requests fails; none for 0.
@@ -221,6 +233,13 @@ impl Cloud {
         self.applied.insert(head.write);
         if self.lost.contains(&head.write) {
             self.breaks("a write that was said to be lost is there");
+        }
+        let names = |head: &Head| {
+            let mut snapshots = head.snapshots.iter();
+            snapshots.any(|one| one.replaced_unix_ms.is_none() && one.about.want == "HEAD")
+        };
+        if before.as_ref().is_some_and(|before| names(before)) && !names(&head) {
+            self.breaks("a head names nothing of what is wanted");
         }
         if before.is_some_and(|before| head.sequence <= before.sequence) {
             self.breaks("a head does not follow the one before");

@@ -52,6 +52,7 @@ pub enum Variant {
     BelievesHeads,
     ForgetsGenerations,
     NeverTells,
+    TellsAlone,
 }
 
 /// What a server has on its disk.
@@ -63,14 +64,23 @@ struct Disk {
     /// What is in its packs that was in the upstream for a while.
     holds: BTreeSet<u64>,
     generation: Generation,
-    /// What has expired here, of which the others are to be told.
+    /// Whether it was ever compared with the upstream.
+    is_compared: bool,
+    /// What has expired here, of which the others are to be told, and by which raise.
     due: BTreeSet<u64>,
-    is_due: bool,
+    raise_due: Option<RandomId>,
 }
 
 /// A state in which the upstream has something that it has in no other.
 fn is_secret(state: u64) -> bool {
     state % 3 == 1
+}
+
+fn about(want: &str) -> About {
+    About {
+        want: want.into(),
+        kind: "1".into(),
+    }
 }
 
 /// Random numbers, and what is broken about them.
@@ -149,27 +159,33 @@ impl Server {
             .saturating_add_signed(self.skew_ms)
     }
 
-    /// Looks what the upstream has.
-    async fn compare(&mut self) -> u64 {
+    /// Looks what the upstream has, if it answers.
+    async fn compare(&mut self) -> Option<u64> {
         pause().await;
-        let now = self.cloud.borrow().upstream;
+        let now = self.cloud.borrow().answer();
         pause().await;
+        let now = now?;
         self.show(now);
+        let disk = &mut *self.disk.borrow_mut();
+        disk.is_compared = true;
         if is_secret(now) {
-            self.disk.borrow_mut().holds.insert(now);
+            disk.holds.insert(now);
         }
-        now
+        Some(now)
     }
 
     /// What no ref leads to goes, and others are to be told of it.
-    fn expire(&self) {
+    fn expire(&mut self) {
+        let raise = self.numbers.draw();
         let disk = &mut *self.disk.borrow_mut();
         let shows = disk.shows;
         // What it has not compared yet it cannot know to be gone.
         let stays = disk.holds.split_off(&shows);
         let gone = std::mem::replace(&mut disk.holds, stays);
         self.cloud.borrow_mut().expired.extend(&gone);
-        disk.is_due |= !gone.is_empty();
+        if !gone.is_empty() {
+            disk.raise_due = Some(raise);
+        }
         disk.due.extend(gone);
     }
 
@@ -179,11 +195,7 @@ impl Server {
             return Ok(());
         }
         let head = Base::read(&self.objects, place).await?.head;
-        let about = About {
-            want: "HEAD".into(),
-            kind: "1".into(),
-        };
-        let Some(current) = head.current(&about).filter(|it| head.is_valid(it)) else {
+        let Some(current) = head.current(&about("HEAD")).filter(|it| head.is_valid(it)) else {
             return Ok(());
         };
         let disk = &mut *self.disk.borrow_mut();
@@ -193,43 +205,79 @@ impl Server {
         Ok(())
     }
 
-    /// As `jobs::generation` does: head and disk are of one generation. `None` if somebody else was faster.
-    async fn at_generation(&mut self, place: &Place) -> Result<Option<Base>, RemoteError> {
+    /// As `jobs::generation` does: head and disk are of one generation, or the others are to be told of the next one. `None`
+    /// if that cannot be just now.
+    async fn at_generation(
+        &mut self,
+        place: &Place,
+    ) -> Result<Option<(Base, Generation)>, RemoteError> {
         self.import(place).await?;
         let base = self.read(place).await?;
-        let own = self.disk.borrow().generation;
         if self.variant == Variant::ForgetsGenerations {
-            self.disk.borrow_mut().is_due = false;
-            self.disk.borrow_mut().generation = base.head.at();
-            return Ok(Some(base));
+            let disk = &mut *self.disk.borrow_mut();
+            (disk.raise_due, disk.generation) = (None, base.head.at());
+            return Ok(Some((base, disk.generation)));
         }
+        self.note_heard(&base);
+        let own = self.disk.borrow().generation;
         if base.head.is_later(own) {
-            let shows = self.compare().await;
+            let Some(shows) = self.compare().await else {
+                return Ok(None);
+            };
+            let raise = self.numbers.draw();
             let disk = &mut *self.disk.borrow_mut();
             disk.holds.retain(|secret| *secret == shows);
-            disk.is_due |= !base.head.follows(own);
+            if !base.head.follows(own) {
+                disk.raise_due.get_or_insert(raise);
+            }
             disk.generation = base.head.at();
         }
-        let (own, due) = (
-            self.disk.borrow().generation,
-            self.disk.borrow().due.clone(),
-        );
-        let is_behind = base.is_there() && base.head.generation < own.number;
-        let is_due = self.disk.borrow().is_due;
-        if !is_due && !is_behind {
-            return Ok(Some(base));
-        }
-        let generation = match is_due {
-            false => own,
-            true => Generation {
+        let own = self.disk.borrow().generation;
+        let raise_due = self.disk.borrow().raise_due;
+        let generation = match raise_due {
+            Some(raise) if self.variant != Variant::NeverTells => Generation {
                 number: own.number + 1,
-                raise: self.numbers.draw(),
+                raise,
             },
+            _ => own,
         };
-        if self.variant == Variant::NeverTells && !is_behind {
-            self.disk.borrow_mut().is_due = false;
-            return Ok(Some(base));
+        if generation != own && self.variant == Variant::TellsAlone {
+            self.tell_alone(place, &base, generation).await?;
+            return Ok(None);
         }
+        Ok(Some((base, generation)))
+    }
+
+    /// What it has told before it was killed, or before it got an answer.
+    fn note_heard(&self, base: &Base) {
+        let disk = &mut *self.disk.borrow_mut();
+        if let Some(raise) = disk.raise_due.filter(|raise| base.head.has_raised(*raise)) {
+            disk.raise_due = None;
+            let due = std::mem::take(&mut disk.due);
+            self.cloud.borrow_mut().note_told(base.head.write, &due);
+            if base.head.at().raise == raise {
+                disk.generation = base.head.at();
+            }
+        }
+    }
+
+    /// It is told by this write.
+    fn note_told(&self, write: RandomId, generation: Generation) {
+        let disk = &mut *self.disk.borrow_mut();
+        disk.generation = generation;
+        if disk.raise_due == Some(generation.raise) {
+            disk.raise_due = None;
+            let due = std::mem::take(&mut disk.due);
+            self.cloud.borrow_mut().note_told(write, &due);
+        }
+    }
+
+    async fn tell_alone(
+        &mut self,
+        place: &Place,
+        base: &Base,
+        generation: Generation,
+    ) -> Result<(), RemoteError> {
         let change = Change {
             generation,
             ..Change::default()
@@ -238,22 +286,21 @@ impl Server {
         let (listing, nothing) = (Listing::default(), Contents::new());
         let what = (&change, &nothing);
         let mut uploads = Uploads::default();
-        let raised = uploads.publish(&self.objects, place, (&base, &listing), what, stamp);
-        match raised.await? {
-            Published::Done(write) => {
-                let cloud = &mut *self.cloud.borrow_mut();
-                cloud.note_done(write);
-                cloud.note_told(write, &due);
-            }
-            Published::Lost(write) => {
-                self.cloud.borrow_mut().note_lost(write);
-                return Ok(None);
-            }
-            Published::Already | Published::Behind => return Ok(None),
+        let told = uploads.publish(&self.objects, place, (base, &listing), what, stamp);
+        if let Published::Done(write) = told.await? {
+            self.note_told(write, generation);
         }
-        let disk = &mut *self.disk.borrow_mut();
-        (disk.generation, disk.due, disk.is_due) = (generation, BTreeSet::new(), false);
-        Ok(None)
+        Ok(())
+    }
+
+    /// What is shared where the upstream does not answer: what others are to be told by, if the head shows nothing newer.
+    fn uncompared(&self, base: &Base, generation: Generation) -> Option<u64> {
+        let disk = self.disk.borrow();
+        let is_to_tell = generation != disk.generation || base.head.at() != generation;
+        let current = base.head.current(&about("HEAD"));
+        let current = current.filter(|current| base.head.is_valid(current));
+        let is_older = current.is_some_and(|current| current.shows != disk.shows.to_string());
+        (is_to_tell && base.is_there() && disk.is_compared && !is_older).then_some(disk.shows)
     }
 
     async fn read(&mut self, place: &Place) -> Result<Base, RemoteError> {
@@ -287,22 +334,22 @@ impl Server {
     /// Whether the store says what the upstream has.
     async fn publish(&mut self) -> Result<bool, RemoteError> {
         let place = self.cloud.borrow().place.clone();
-        let mut base = None;
+        let mut agreed = None;
         if self.variant != Variant::ComparedBeforeHead {
-            let Some(read) = self.at_generation(&place).await? else {
-                return Ok(false);
-            };
-            base = Some(read);
+            agreed = Some(self.at_generation(&place).await?);
         }
         let state = self.compare().await;
-        let base = match base {
-            Some(base) => base,
-            None => match self.at_generation(&place).await? {
-                Some(base) => base,
-                None => return Ok(false),
-            },
+        let agreed = match agreed {
+            Some(agreed) => agreed,
+            None => self.at_generation(&place).await?,
         };
-        let (change, contents) = self.build(state);
+        let Some((base, generation)) = agreed else {
+            return Ok(false);
+        };
+        let Some(state) = state.or_else(|| self.uncompared(&base, generation)) else {
+            return Ok(false);
+        };
+        let (change, contents) = self.build(state, generation);
         let listing = self.list(&base, &place).await?;
         if base.head.says(&change, &listing) {
             return Ok(true);
@@ -331,6 +378,7 @@ impl Server {
             Published::Behind => Ok(false),
             Published::Done(write) => {
                 self.cloud.borrow_mut().note_done(write);
+                self.note_told(write, generation);
                 Ok(true)
             }
             Published::Lost(write) => {
@@ -347,7 +395,7 @@ impl Server {
 
     /// What a server makes of a state: packs and frames that depend on it alone, and a snapshot without history, for
     /// which git makes another pack each time.
-    fn build(&mut self, state: u64) -> (Change, Contents<Vec<u8>>) {
+    fn build(&mut self, state: u64, generation: Generation) -> (Change, Contents<Vec<u8>>) {
         let mut contents = Contents::new();
         let mut add = |name: String, content: String| {
             contents.insert(name.clone(), (content.len() as u64, content.into_bytes()));
@@ -389,10 +437,7 @@ impl Server {
             let text = format!("{want} {state} {parts:?}");
             self.cloud.borrow_mut().note_archive(id.as_str(), &text);
             NewSnapshot {
-                about: About {
-                    want: want.into(),
-                    kind: "1".into(),
-                },
+                about: about(want),
                 id,
                 shows: state.to_string(),
                 manifest: add(manifest_name(text.as_bytes()), text),
@@ -404,7 +449,7 @@ impl Server {
         let is_asked_for = made.0.is_multiple_of(3);
         let count = if is_asked_for { 2 } else { 1 };
         let change = Change {
-            generation: self.disk.borrow().generation,
+            generation,
             mirror: Some((Vec::from_iter(packs), refs)),
             snapshots: snapshots.into_iter().take(count).collect(),
         };
@@ -696,7 +741,7 @@ impl World {
             }
             7 => {
                 self.kills += 1;
-                let is_told = !self.disks[who].borrow().is_due;
+                let is_told = self.disks[who].borrow().raise_due.is_none();
                 if self.loses == Loses::Disks && is_told && self.below(3) == 0 {
                     *self.disks[who].borrow_mut() = Disk::default();
                 }
@@ -707,6 +752,7 @@ impl World {
                 Loses::Store => self.cloud.borrow_mut().empty(),
                 Loses::Time => self.cloud.borrow_mut().save_or_restore(),
             },
+            10 => self.cloud.borrow_mut().leave_or_come(),
             8 => self.paused[who] = step + self.below(STEPS / 2),
             _ if self.paused[who] > step => {}
             _ => self.poll(who),
@@ -730,6 +776,7 @@ impl World {
     fn settle(&mut self) {
         self.cloud.borrow_mut().fail_one_in(0);
         self.cloud.borrow_mut().deliver_all();
+        self.cloud.borrow_mut().is_away = false;
         self.is_over.set(true);
         // Of what one tells at its end the others hear when they look the next time.
         for _ in 0..2 {
@@ -896,6 +943,10 @@ fn each_broken_rule_is_seen() {
         ),
         (Variant::ForgetsGenerations, &["what has expired is"][..]),
         (Variant::NeverTells, &["what has expired is"][..]),
+        (
+            Variant::TellsAlone,
+            &["names nothing of what is wanted"][..],
+        ),
     ];
     for (variant, expected) in variants {
         let seen = (0..SEEDS_TO_SEE).find_map(|seed| Some((seed, run(seed, variant).err()?)));

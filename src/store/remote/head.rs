@@ -309,6 +309,23 @@ impl Head {
         is_first || self.raise == own.raise || self.raises.contains(&own.raise)
     }
 
+    /// Whether this raise is the last one, or one of those before it.
+    #[must_use]
+    pub fn has_raised(&self, raise: RandomId) -> bool {
+        !self.is_thought() && (self.raise == raise || self.raises.contains(&raise))
+    }
+
+    /// Whether it names a snapshot that was made since the last expiry, whatever has become of its parts.
+    #[must_use]
+    pub fn is_of_now(&self, about: &About, id: &str) -> bool {
+        let is_it = |s: &Snapshot| s.about == *about && s.id == id;
+        let mut of_now = self
+            .snapshots
+            .iter()
+            .filter(|s| s.generation == self.generation);
+        of_now.any(is_it)
+    }
+
     /// The current snapshot of something.
     #[must_use]
     pub fn current(&self, about: &About) -> Option<&Snapshot> {

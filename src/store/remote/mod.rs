@@ -35,9 +35,10 @@
 //! 4. A lease expires by the clock of who watches it.
 //! 5. What a head names is not believed to be there: whoever publishes lists what is, and uploads the rest again. A part
 //!    that a reader has found broken is marked by its key, and what is uploaded for it has another one.
-//! 6. What has expired at one server is gone from the head by the swap that raises its generation, and does not come back:
-//!    a swap of an earlier generation is refused, and a server that finds a later one than its own first removes from its
-//!    mirror all that no ref leads to.
+//! 6. What has expired at one server is gone from the head by the swap that raises its generation, which names what was
+//!    built since, so that it never names nothing of what somebody may want. It does not come back: a swap of an earlier
+//!    generation is refused, and a server that finds a later one than its own first removes from its mirror all that no
+//!    ref leads to.
 
 pub mod any;
 pub mod breaker;

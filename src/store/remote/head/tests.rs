@@ -304,3 +304,18 @@ fn what_has_expired_is_named_no_more() {
     of_before.snapshots[0].generation = 0;
     assert!(!of_before.is_valid(&of_before.snapshots[0]));
 }
+
+/// Who has such a snapshot has nothing to drop, and may be the one that mends it.
+#[test]
+fn what_is_broken_in_the_store_is_of_now_all_the_same() {
+    let mut head = first();
+    let (about, id) = (
+        head.snapshots[0].about.clone(),
+        head.snapshots[0].id.clone(),
+    );
+    head.broken = vec![head.snapshots[0].parts[0].clone()];
+    assert!(!head.is_valid(&head.snapshots[0]) && head.is_of_now(&about, &id));
+    head.generation += 1;
+    assert!(!head.is_of_now(&about, &id));
+    assert!(!first().is_of_now(&about, "another"));
+}

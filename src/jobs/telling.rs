@@ -1,0 +1,170 @@
+//! Others are told what has expired here.
+//!
+//! That something is going to is noted in the mirror before anything goes, with the raise that will tell it: a server that
+//! is killed in between tells it when it is there again, and one that has not heard that it has knows its own raise. It is
+//! told by the swap that shares what was built since: so no head names nothing of what somebody may still want, who has no
+//! mirror to make it of.
+//!
+//! As anything that is shared it counts as what the upstream has if that was compared after the head was read. Where it
+//! cannot be compared, what shows the same as the head does is no older; and what has expired is gone within an hour, also if
+//! others have seen something newer since.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::generation::{Agreed, note, read};
+use super::left::locks;
+use super::shared::{ShareError, Shared};
+use super::state::Jobs;
+use crate::archive::place::Archive;
+use crate::io::clock::unix_ms;
+use crate::manifest::want::Want;
+use crate::mirror::{Expired, Git, MirrorError};
+use crate::repos::repo::{Found, Repo};
+use crate::store::remote::change::{Change, Generation};
+use crate::store::remote::key::{Place, RandomId, hex};
+use crate::store::remote::listing::Listing;
+use crate::store::remote::publish::{Base, Contents, Draw, Published, SystemRandom, Uploads};
+use crate::telemetry::metrics::Cause;
+
+impl Jobs {
+    fn tells(&self, repo: &Repo) -> bool {
+        let is_readonly = self.shared.as_ref().is_none_or(|shared| shared.is_readonly);
+        self.is_shared(repo) && !is_readonly
+    }
+
+    /// Removes from a mirror what no ref has led to for long. Before anything goes it is noted that others are to be told.
+    pub(super) async fn expire_mirror(
+        &self,
+        repo: &Arc<Repo>,
+        git: &Git,
+    ) -> Result<Expired, MirrorError> {
+        let (expiry, now) = (self.config.unreachable_expiry, super::maintain::now());
+        let Some(shared) = self.shared.as_ref().filter(|_| self.tells(repo)) else {
+            return git.expire(&repo.mirror, locks(repo), expiry, now).await;
+        };
+        // Who tells others meanwhile would tell them before it is so, and take this for told.
+        let telling = shared.with_seen(&repo.name, |seen| seen.telling.clone());
+        let _alone = telling.lock().await;
+        let (mut was_due, raise) = (None, SystemRandom.draw().0);
+        note(shared, repo, |noted| was_due = noted.due.replace(raise)).await?;
+        let expired = git.expire(&repo.mirror, locks(repo), expiry, now).await;
+        match &expired {
+            Ok(Expired::Nothing | Expired::Busy | Expired::AnnexBroken) => {
+                note(shared, repo, |noted| noted.due = was_due).await?;
+            }
+            // Something is gone, or may be.
+            _ => self.look_shared_soon(&repo.name),
+        }
+        expired
+    }
+
+    /// The generation of what is shared from here on, if others are to hear of it. While something expires nobody is told.
+    pub(super) async fn to_tell(
+        &self,
+        shared: &Shared,
+        repo: &Arc<Repo>,
+        (base, own): (&Base, Generation),
+    ) -> Result<Option<Generation>, ShareError> {
+        if !self.tells(repo) {
+            return Ok(None);
+        }
+        let telling = shared.with_seen(&repo.name, |seen| seen.telling.clone());
+        let Ok(_alone) = telling.try_lock() else {
+            return Ok(None);
+        };
+        let next = read(repo).await?.due.map(|raise| Generation {
+            number: own.number + 1,
+            raise: RandomId(raise),
+        });
+        if next.is_some() {
+            // Who ended in the middle has not said so.
+            self.end_what_is_gone(repo).await;
+        }
+        let is_behind = base.is_there() && base.head.generation < own.number;
+        Ok(next.or(is_behind.then_some(own)))
+    }
+
+    /// Has others told by what is shared next; alone, where nobody has anything that it could take the place of, or where
+    /// nothing can be built for an hour.
+    pub(super) async fn see_told(
+        self: &Rc<Self>,
+        shared: &Shared,
+        (repo, place): (&Arc<Repo>, &Place),
+        (agreed, since): (&Agreed, Instant),
+    ) -> Result<(), ShareError> {
+        let is_over = since.elapsed() >= self.kept();
+        let archive = repo.archive_of(&Want::default());
+        if let Some(archive) = archive.filter(|_| !repo.holds_expired()) {
+            archive.set_offered(false);
+            self.offer(repo, &archive);
+        } else if agreed.base.head.snapshots.is_empty() || is_over {
+            self.tell_alone(shared, (repo, place), agreed).await?;
+        } else if repo.has_snapshot() {
+            self.rebuild(repo, Cause::Timer);
+        } else if let Found::Vacant(permit) = repo.find(None) {
+            self.build_for(permit, Cause::Timer);
+        }
+        Ok(())
+    }
+
+    /// Whether what is built is shared though the upstream cannot be compared.
+    pub(super) fn tells_uncompared(
+        &self,
+        shared: &Shared,
+        (repo, archive): (&Repo, &Arc<Archive>),
+        agreed: &Agreed,
+    ) -> bool {
+        let Some(since) = agreed.owed.filter(|_| !repo.holds_expired()) else {
+            return false;
+        };
+        let head = &agreed.base.head;
+        let current = head.current(&shared.about(&archive.want));
+        let current = current.filter(|current| head.is_valid(current));
+        let is_older = current.is_some_and(|current| current.shows != hex(&archive.shown));
+        !is_older || since.elapsed() >= self.kept()
+    }
+
+    /// Others are told, by a swap that was done.
+    pub(super) async fn note_told(
+        &self,
+        shared: &Shared,
+        repo: &Repo,
+        generation: Generation,
+    ) -> Result<(), MirrorError> {
+        shared.with_seen(&repo.name, |seen| seen.owed = None);
+        note(shared, repo, |noted| {
+            if noted.due == Some(generation.raise.0) {
+                noted.due = None;
+            }
+            (noted.number, noted.raise) = (generation.number, generation.raise.0);
+        })
+        .await?;
+        let (repository, generation) = (&*repo.name, generation.number);
+        tracing::info!(repository, generation, "what has expired is shared no more");
+        Ok(())
+    }
+
+    /// Swaps a head for one that names nothing of what it has named, unless somebody else was faster.
+    async fn tell_alone(
+        &self,
+        shared: &Shared,
+        (repo, place): (&Repo, &Place),
+        agreed: &Agreed,
+    ) -> Result<(), ShareError> {
+        let change = Change {
+            generation: agreed.generation,
+            ..Change::default()
+        };
+        let (listing, contents) = (Listing::default(), Contents::new());
+        let stamp = (&mut SystemRandom, unix_ms());
+        let mut uploads = Uploads::default();
+        let (there, what) = ((&agreed.base, &listing), (&change, &contents));
+        let told = uploads.publish(&shared.objects, place, there, what, stamp);
+        if let Published::Done(_) = told.await? {
+            self.note_told(shared, repo, agreed.generation).await?;
+        }
+        Ok(())
+    }
+}
