@@ -21,13 +21,14 @@ use tokio::task::spawn_blocking;
 use super::asker::Asker;
 use super::shared::{Seen, ShareError, Shared};
 use super::state::Jobs;
-use crate::limits::REMOTE_KEPT_MS;
+use crate::limits::{LISTED_TWICE_MS, OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
 use crate::manifest::want::Want;
 use crate::mirror::{Generation as Noted, MirrorError};
 use crate::repos::repo::Repo;
 use crate::store::remote::change::Generation;
 use crate::store::remote::key::{Place, RandomId};
 use crate::store::remote::publish::{Base, Draw, SystemRandom};
+use crate::store::remote::twice::names_of;
 use crate::telemetry::metrics::Cause;
 
 /// A head, and what a server has on top of it.
@@ -58,59 +59,95 @@ impl Jobs {
         repo: &Arc<Repo>,
         place: &Place,
     ) -> Result<Agreed, ShareError> {
-        let read_at = Instant::now();
-        let base = shared.base(&repo.name, place).await?;
-        if !repo.mirror.is_dir() {
-            self.drop_earlier(shared, repo, &base).await;
+        for _ in 0..OFFER_ROUNDS_MAX {
+            // The semaphore is never closed, so this only waits.
+            let turn = shared.looks.acquire().await;
+            let read_at = Instant::now();
+            let base = shared.base(&repo.name, place).await?;
+            drop(turn);
+            if !repo.mirror.is_dir() {
+                self.drop_earlier(shared, repo, &base).await;
+                return Ok(Agreed {
+                    generation: base.head.at(),
+                    owed: None,
+                    base,
+                });
+            }
+            let mut own = self.noted_told(shared, repo, &base).await?;
+            if base.head.is_later(own) {
+                let asker = Asker::of(Cause::Timer);
+                if let Err(why) = self.fresh_since(repo, read_at, &asker).await {
+                    self.drop_if_long_behind(shared, repo, &base).await;
+                    return Err(why.into());
+                }
+                if let Err(left) = self.is_listed_twice(shared, repo, &base).await? {
+                    tokio::time::sleep(left).await;
+                    continue;
+                }
+                own = self.catch_up(shared, repo, (&base, own)).await?;
+            }
+            let next = self.to_tell(shared, repo, (&base, own)).await?;
+            let owed = shared.with_seen(&repo.name, |seen| match next {
+                None => seen.owed.take().and(None),
+                Some(_) => Some(*seen.owed.get_or_insert_with(Instant::now)),
+            });
             return Ok(Agreed {
-                generation: base.head.at(),
-                owed: None,
                 base,
+                generation: next.unwrap_or(own),
+                owed,
             });
         }
-        let mut own = self.noted_told(shared, repo, &base).await?;
-        if base.head.is_later(generation_of(own)) {
-            let asker = Asker::of(Cause::Timer);
-            if let Err(why) = self.fresh_since(repo, read_at, &asker).await {
-                self.drop_if_long_behind(shared, repo, &base).await;
-                return Err(why.into());
-            }
-            self.leave_expired(repo).await?;
-            shared.with_seen(&repo.name, |seen| seen.behind = None);
-            // What the store had forgotten is told again.
-            let is_forgotten = !base.head.follows(generation_of(own));
-            let now = base.head.at();
-            own = note(shared, repo, |noted| {
-                (noted.number, noted.raise) = (now.number, now.raise.0);
-                if is_forgotten {
-                    noted.due.get_or_insert_with(|| SystemRandom.draw().0);
-                }
-            })
-            .await?;
-        }
-        let own = generation_of(own);
-        let next = self.to_tell(shared, repo, (&base, own)).await?;
-        let owed = shared.with_seen(&repo.name, |seen| match next {
-            None => seen.owed.take().and(None),
-            Some(_) => Some(*seen.owed.get_or_insert_with(Instant::now)),
-        });
-        Ok(Agreed {
-            base,
-            generation: next.unwrap_or(own),
-            owed,
-        })
+        Err(ShareError::Busy)
     }
 
-    /// What a mirror notes, once it has heard of what it has told itself: its server may have ended before, or the answer
+    /// Whether the upstream, which was just compared, has listed what refs there are as it did some time before; if not, how
+    /// long it is until the next time counts.
+    async fn is_listed_twice(
+        &self,
+        shared: &Shared,
+        repo: &Arc<Repo>,
+        base: &Base,
+    ) -> Result<Result<(), Duration>, ShareError> {
+        let refs = self.read_refs(repo).await?;
+        let names = names_of(refs.refs.iter().map(|one| &one.name));
+        let wait_ms = self.faults.store_look_ms.unwrap_or(LISTED_TWICE_MS);
+        let times = (shared.objects.now_ms(), wait_ms);
+        let take = |seen: &mut Seen| seen.listed_refs.take(base.head.at(), names, times);
+        let is_believed = shared.with_seen(&repo.name, take);
+        Ok(is_believed.map_err(Duration::from_millis))
+    }
+
+    /// Removes all that no ref leads to; the mirror is of the head's generation then, which it gives.
+    async fn catch_up(
+        self: &Rc<Self>,
+        shared: &Shared,
+        repo: &Arc<Repo>,
+        (base, own): (&Base, Generation),
+    ) -> Result<Generation, ShareError> {
+        self.leave_expired(repo).await?;
+        shared.with_seen(&repo.name, |seen| seen.behind = None);
+        // What the store had forgotten is told again.
+        let is_forgotten = !base.head.follows(own);
+        let now = base.head.at();
+        let noted = note(shared, repo, |noted| {
+            (noted.number, noted.raise) = (now.number, now.raise.0);
+            if is_forgotten {
+                noted.due.get_or_insert_with(|| SystemRandom.draw().0);
+            }
+        });
+        Ok(generation_of(noted.await?))
+    }
+
+    /// The generation that a mirror notes, once it has heard of what it has told itself: its server may have ended before, or the answer
     /// got lost.
     async fn noted_told(
         &self,
         shared: &Shared,
         repo: &Repo,
         base: &Base,
-    ) -> Result<Noted, MirrorError> {
+    ) -> Result<Generation, MirrorError> {
         let noted = read(repo).await?;
-        match noted.due {
+        let noted = match noted.due {
             Some(raise) if base.head.has_raised(RandomId(raise)) => {
                 let head = base.head.at();
                 note(shared, repo, |noted| {
@@ -121,10 +158,11 @@ impl Jobs {
                         (noted.number, noted.raise) = (head.number, raise);
                     }
                 })
-                .await
+                .await?
             }
-            _ => Ok(noted),
-        }
+            _ => noted,
+        };
+        Ok(generation_of(noted))
     }
 
     /// Where the upstream does not say for long what refs lead to now, what others have shared since takes the place of mirror
@@ -181,7 +219,7 @@ impl Jobs {
     }
 }
 
-pub(super) fn generation_of(noted: Noted) -> Generation {
+fn generation_of(noted: Noted) -> Generation {
     Generation {
         number: noted.number,
         raise: RandomId(noted.raise),

@@ -91,6 +91,11 @@ impl Guarded {
         self.gate.lock().rests(now_ms)
     }
 
+    /// The time, by a clock that nobody sets.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.gate.now_ms()
+    }
+
     /// Somebody has waited for it as long as anybody does.
     pub(super) fn trip(&self) {
         self.gate.change(Breaker::trip);

@@ -20,6 +20,7 @@ use crate::manifest::parts::{MANIFEST_NAME, Manifest};
 use crate::manifest::want::Want;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::store::remote::broken::mark_broken;
+use crate::store::remote::change::Generation;
 use crate::store::remote::head::Snapshot;
 use crate::store::remote::key::{
     META, OUTLINE, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
@@ -152,8 +153,19 @@ impl Jobs {
     ) -> Option<(Arc<Archive>, RefsEpoch)> {
         let shared = self.shared.as_ref()?;
         let (archive, epoch, began) = (import.archive(), import.epoch, import.began);
-        let snapshot = import.known.snapshot.clone();
+        let (snapshot, at) = (import.known.snapshot.clone(), import.known.head.at());
         match self.finish_import_now(shared, repo, import).await {
+            Ok(()) if self.has_expired_since(shared, repo, (&snapshot, at)).await => {
+                tracing::info!(
+                    repository = &*repo.name,
+                    "not taken from the store: something has expired meanwhile"
+                );
+                self.meter.add(Event::Import(ImportResult::Absent), 1);
+                // Once the permit is given back: nobody follows it from there on.
+                let jobs = self.clone();
+                spawn_local(async move { jobs.refuse(archive).await });
+                None
+            }
             Ok(()) => {
                 self.meter.add(Event::Import(ImportResult::Done), 1);
                 let (id, ms) = (archive.id.as_str(), began.elapsed().as_millis() as u64);
@@ -192,6 +204,22 @@ impl Jobs {
         });
         archive.moved_to(published.await??);
         Ok(())
+    }
+
+    /// Whether a snapshot is not what there was when it was begun to be taken, and may have something that has gone since. If
+    /// the store does not say, the next look does.
+    async fn has_expired_since(
+        &self,
+        shared: &Shared,
+        repo: &Repo,
+        (snapshot, at): (&Snapshot, Generation),
+    ) -> bool {
+        self.look_shared_soon(&repo.name);
+        match shared.base(&repo.name, &place_of(repo)).await {
+            Ok(now) if now.head.at() == at => false,
+            Ok(now) => !now.head.is_of_now(&snapshot.about, &snapshot.id),
+            Err(_) => false,
+        }
     }
 
     fn note_not_imported(&self, repo: &Repo, why: &ShareError) {

@@ -19,12 +19,12 @@ use crate::limits::{
 };
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
-use crate::store::remote::change::Change;
-use crate::store::remote::entry::describe;
-use crate::store::remote::key::{hex, refs_name};
+use crate::store::remote::change::{Change, Generation};
+use crate::store::remote::entry::{Described, describe};
+use crate::store::remote::key::{Place, hex, refs_name};
 use crate::store::remote::listing::Listing;
-use crate::store::remote::objects::Content;
-use crate::store::remote::publish::{Published, SystemRandom, Uploads};
+use crate::store::remote::objects::{Content, Objects};
+use crate::store::remote::publish::{Base, Contents, Published, SystemRandom, Uploads};
 use crate::telemetry::metrics::{Cause, Event, OfferResult};
 
 impl Jobs {
@@ -68,12 +68,9 @@ impl Jobs {
             let Some(archive) = next.upgrade() else {
                 continue;
             };
-            // The semaphore is never closed, so this only waits.
-            let turn = shared.turns.acquire().await;
             let offered = self
                 .offer_now(shared, (&repo, &archive), &mut uploads)
                 .await;
-            drop(turn);
             let repository = &*repo.name;
             let current = repo.archive_of(&archive.want);
             let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, &archive));
@@ -123,25 +120,24 @@ impl Jobs {
         uploads: &mut Uploads,
     ) -> Result<OfferResult, ShareError> {
         let place = place_of(repo);
-        for _ in 0..OFFER_ROUNDS_MAX {
+        for round in 0..OFFER_ROUNDS_MAX {
+            if round > 0 {
+                // Those who write all the time do not meet again at once.
+                shared.objects.before_again(round).await;
+            }
             let (read, read_unix_ms) = (Instant::now(), unix_ms());
             let agreed = self.at_generation(shared, repo, &place).await?;
             let base = &agreed.base;
-            let (dir, about) = (archive.dir(), shared.about(&archive.want));
-            let listing = Listing::read(&shared.objects, &place).await?;
-            let is_known = base.head.shows(&about, &hex(&archive.shown), &listing);
-            if agreed.owed.is_none() && is_known {
+            let about = shared.about(&archive.want);
+            if agreed.owed.is_none() && is_known(shared, archive, (base, &place)).await? {
                 return Ok(OfferResult::Known);
             }
-            let sums = shared.sums.clone();
-            let described = spawn_blocking(move || describe(&dir, about, read_unix_ms, &sums));
-            let mut described = described.await??;
             let fresh = self.fresh_since(repo, read, &Asker::of(Cause::Timer)).await;
-            let current = match fresh {
-                Ok(()) => repo.hit_of(&archive.want, Some(read)),
+            let (current, seen_unix_ms) = match fresh {
+                Ok(()) => (repo.hit_of(&archive.want, Some(read)), read_unix_ms),
                 Err(_) if self.tells_uncompared(shared, (repo, archive), &agreed) => {
-                    described.snapshot.compared_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
-                    repo.archive_of(&archive.want)
+                    let seen_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
+                    (repo.archive_of(&archive.want), seen_unix_ms)
                 }
                 Err(why) => return Err(why.into()),
             };
@@ -150,19 +146,18 @@ impl Jobs {
                 archive.set_offered(false);
                 return Ok(OfferResult::Superseded);
             }
-            let mut contents = described.contents;
-            let refs = self.shown_refs(repo, archive).await;
-            let mirror = refs.map(|refs| {
-                let name = refs_name(&refs);
-                let part = (refs.len() as u64, Content::Bytes(refs));
-                contents.insert(name.clone(), part);
-                (described.packs, name)
-            });
-            let change = Change {
-                generation: agreed.generation,
-                mirror,
-                snapshots: vec![described.snapshot],
-            };
+            // Nothing is waited for with it but the disk and the store. The semaphore is never closed.
+            let _turn = shared.turns.acquire().await;
+            if !shared.base(&repo.name, &place).await?.is_as(base) {
+                continue;
+            }
+            let listing = Listing::read(&shared.objects, &place).await?;
+            let (dir, sums) = (archive.dir(), shared.sums.clone());
+            let described = spawn_blocking(move || describe(&dir, about, seen_unix_ms, &sums));
+            let described = described.await??;
+            let (change, contents) = self
+                .change_of((repo, archive), described, agreed.generation)
+                .await;
             let stamp = (&mut SystemRandom, unix_ms());
             let (there, what) = ((base, &listing), (&change, &contents));
             let published = uploads.publish(&shared.objects, &place, there, what, stamp);
@@ -179,6 +174,44 @@ impl Jobs {
         }
         Err(ShareError::Busy)
     }
+
+    /// What a head is to say of an archive, and where its parts lie.
+    async fn change_of(
+        &self,
+        (repo, archive): (&Arc<Repo>, &Arc<Archive>),
+        described: Described,
+        generation: Generation,
+    ) -> (Change, Contents<Content>) {
+        let mut contents = described.contents;
+        let refs = self.shown_refs(repo, archive).await;
+        let mirror = refs.map(|refs| {
+            let name = refs_name(&refs);
+            let part = (refs.len() as u64, Content::Bytes(refs));
+            contents.insert(name.clone(), part);
+            (described.packs, name)
+        });
+        let change = Change {
+            generation,
+            mirror,
+            snapshots: vec![described.snapshot],
+        };
+        (change, contents)
+    }
+}
+
+/// Whether a head shows what an archive does already, and all of it is there.
+async fn is_known(
+    shared: &Shared,
+    archive: &Archive,
+    (base, place): (&Base, &Place),
+) -> Result<bool, ShareError> {
+    let (about, shows) = (shared.about(&archive.want), hex(&archive.shown));
+    let current = base.head.current(&about);
+    if current.is_none_or(|current| current.shows != shows) {
+        return Ok(false);
+    }
+    let listing = Listing::read(&shared.objects, place).await?;
+    Ok(base.head.shows(&about, &shows, &listing))
 }
 
 impl Handle<Jobs> {

@@ -31,6 +31,7 @@ use crate::store::remote::key::{Identity, PartKey, Place, RandomId};
 use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::publish::{Base, RemoteError};
 use crate::store::remote::sums::{BadSums, KnownSums, Unchecked};
+use crate::store::remote::twice::Twice;
 use crate::telemetry::metrics::Meter;
 
 /// See the module's text.
@@ -54,7 +55,7 @@ pub(super) struct Shared {
     pub(super) is_refused: Cell<bool>,
     /// Held by what changes the note of a mirror's generation.
     pub(super) noting: Mutex<()>,
-    /// Held by what looks at heads.
+    /// Held by what looks at heads, and at what is to be removed.
     pub(super) looks: Semaphore,
     /// What was seen of them.
     pub(super) seen: RefCell<HashMap<Arc<str>, Seen>>,
@@ -75,6 +76,8 @@ pub(super) struct Seen {
     pub(super) telling: Arc<Mutex<()>>,
     /// Since when something has expired that may be here still.
     pub(super) behind: Option<Instant>,
+    /// What the upstream was seen to list since.
+    pub(super) listed_refs: Twice,
     /// Since when others are to be told of something.
     pub(super) owed: Option<Instant>,
     /// Of which write it was heard that it shows something else.

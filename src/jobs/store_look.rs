@@ -86,8 +86,6 @@ impl Jobs {
     async fn look_in_turn(self: Rc<Self>, repo: Arc<Repo>) {
         let Some(shared) = &self.shared else { return };
         let looking = Looking(shared, repo.name.clone());
-        // The semaphore is never closed, so this only waits.
-        let _turn = shared.looks.acquire().await;
         if let Err(why) = self.look_shared(shared, &repo).await {
             let (repository, why) = (&*repo.name, causes(&why));
             tracing::debug!(repository, "what is shared was not looked at: {why}");
@@ -122,6 +120,8 @@ impl Jobs {
             archive.set_offered(false);
             self.offer(repo, &archive);
         }
+        // The semaphore is never closed, so this only waits.
+        let _turn = shared.looks.acquire().await;
         self.sweep_if_due(shared, (repo, &place), base).await
     }
 

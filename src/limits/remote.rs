@@ -93,6 +93,8 @@ pub const STORE_LOOK_IN_USE_MS: u64 = 10 * SECOND_MS;
 pub const STORE_LOOK_MS: u64 = HOUR_MS / 2;
 /// Whether all is there that a head names is looked at when somebody has written it, and once more after so long.
 pub const STORE_LIST_MS: u64 = HOUR_MS;
+/// Time between the two listings of an upstream without which nothing is removed that has expired elsewhere.
+pub const LISTED_TWICE_MS: u64 = 10 * SECOND_MS;
 /// So many heads are looked at at once.
 pub const STORE_LOOKS_AT_ONCE: usize = 4;
 /// What others may have left without a head that says so is looked for after so long.

@@ -364,6 +364,53 @@ fn what_expires_while_the_upstream_is_away_leaves_nobody_without() {
     expect_clone(&lab, "small", &now.body);
 }
 
+/// What was begun to be taken before something expired is nobody's who asks afterwards.
+#[test]
+fn what_expires_on_the_way_is_not_taken() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let (upstream, target) = (lab.upstream("small"), lab::target("small"));
+    let before = super::git::text(&upstream, &["rev-parse", "refs/heads/main"]);
+    let first = on_bucket(&lab, &bucket, "first");
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    push_and_fetch(
+        &lab,
+        &first,
+        "small",
+        "secret.bin",
+        &Rng::new(12).bytes(3000),
+    );
+    wait_shared(&first, 2);
+    super::git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
+    push_and_fetch(&lab, &first, "small", "fixed.txt", b"fixed\n");
+    wait_shared(&first, 3);
+    first.stop();
+    lab.hide("small");
+    let taker = on_bucket(&lab, &bucket, "taker");
+    bucket.hold(Some(".pack."));
+    let (mut early, old, body) = begin(&taker, "small", 1000);
+    let settings = Settings {
+        state: lab.scratch("first"),
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    let soon = ["--maintenance-idle", "1s", "--unreachable-expiry", "1s"];
+    let settings = settings.with(&["--store", "s3://farm"]).with(&soon);
+    let first = settings.start();
+    first.wait_logged("what has expired is shared no more");
+    bucket.hold(None);
+    // Who has begun with it gets all of it.
+    super::finish(&mut early, body);
+    taker.wait_logged("something has expired meanwhile");
+    let taken = wait::until("another one is taken", || {
+        let answer = taker.get(&target);
+        (answer.head.status == 200).then_some(answer)
+    });
+    assert_ne!(taken.head.etag(), old.etag());
+    assert_eq!(taken.head.etag(), hit(&first, "small").head.etag());
+}
+
 /// What is read from a bucket is served while it comes, to however many ask, and each byte of it is read once.
 #[test]
 fn what_is_in_a_bucket_is_served_as_it_comes() {

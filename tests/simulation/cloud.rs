@@ -135,6 +135,11 @@ impl Cloud {
         (!self.is_away).then_some(self.upstream)
     }
 
+    /// Whether it lists nothing, though it has something.
+    pub fn lists_nothing(&mut self) -> bool {
+        self.fault_one_in > 0 && self.rng.below(2) == 0
+    }
+
     pub fn leave_or_come(&mut self) {
         self.is_away = !self.is_away;
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 
 use serde_json::json;
-use tarpon::limits::{LEASE_MS, REMOTE_KEPT_MS, SMALL_OBJECT_BYTES_MAX};
+use tarpon::limits::{LEASE_MS, LISTED_TWICE_MS, REMOTE_KEPT_MS, SMALL_OBJECT_BYTES_MAX};
 use tarpon::manifest::id::EntryId;
 use tarpon::store::remote::change::{About, Change, Generation, NewSnapshot, Uploaded};
 use tarpon::store::remote::collect::{Swept, sweep};
@@ -26,6 +26,7 @@ use tarpon::store::remote::listing::Listing;
 use tarpon::store::remote::objects::{Condition, Objects};
 use tarpon::store::remote::publish::{Base, Contents, Draw, Published, RemoteError, Uploads};
 use tarpon::store::remote::swap::Swapped;
+use tarpon::store::remote::twice::{Twice, names_of};
 
 use super::cloud::{Cloud, SimObjects, pause, secrets};
 use super::rng::Rng;
@@ -53,6 +54,8 @@ pub enum Variant {
     ForgetsGenerations,
     NeverTells,
     TellsAlone,
+    BelievesOneListing,
+    ImportsLate,
 }
 
 /// What a server has on its disk.
@@ -66,6 +69,8 @@ struct Disk {
     generation: Generation,
     /// Whether it was ever compared with the upstream.
     is_compared: bool,
+    /// Whether the upstream has listed nothing the last time.
+    has_listed_nothing: bool,
     /// What has expired here, of which the others are to be told, and by which raise.
     due: BTreeSet<u64>,
     raise_due: Option<RandomId>,
@@ -128,6 +133,7 @@ struct Server {
     /// The highest sequence that it has seen.
     seen: u64,
     watch: Watch,
+    twice: Twice,
     is_over: Rc<Cell<bool>>,
 }
 
@@ -174,6 +180,15 @@ impl Server {
         Some(now)
     }
 
+    /// The same; once in a while it lists nothing.
+    async fn list_refs(&mut self) -> Option<Option<u64>> {
+        let state = self.compare().await?;
+        let is_strange = self.cloud.borrow_mut().lists_nothing();
+        let disk = &mut *self.disk.borrow_mut();
+        disk.has_listed_nothing = is_strange && !disk.has_listed_nothing;
+        Some((!disk.has_listed_nothing).then_some(state))
+    }
+
     /// What no ref leads to goes, and others are to be told of it.
     fn expire(&mut self) {
         let raise = self.numbers.draw();
@@ -198,10 +213,18 @@ impl Server {
         let Some(current) = head.current(&about("HEAD")).filter(|it| head.is_valid(it)) else {
             return Ok(());
         };
+        // It takes its time.
+        for _ in 0..5 {
+            pause().await;
+        }
+        let mut generation = head.at();
+        if self.variant == Variant::ImportsLate {
+            generation = Base::read(&self.objects, place).await?.head.at();
+        }
         let disk = &mut *self.disk.borrow_mut();
         disk.builds += 1;
         disk.holds = secrets(current.parts.iter().map(PartKey::name)).collect();
-        disk.generation = head.at();
+        disk.generation = generation;
         Ok(())
     }
 
@@ -221,12 +244,22 @@ impl Server {
         self.note_heard(&base);
         let own = self.disk.borrow().generation;
         if base.head.is_later(own) {
-            let Some(shows) = self.compare().await else {
+            let Some(listed) = self.list_refs().await else {
                 return Ok(None);
             };
+            let names = names_of(listed.iter().map(|_| "refs/heads/main"));
+            let times = (self.cloud.borrow().now_ms, LISTED_TWICE_MS);
+            let is_believed = self.twice.take(base.head.at(), names, times).is_ok();
+            if !is_believed && self.variant != Variant::BelievesOneListing {
+                return Ok(None);
+            }
             let raise = self.numbers.draw();
             let disk = &mut *self.disk.borrow_mut();
-            disk.holds.retain(|secret| *secret == shows);
+            disk.holds.retain(|secret| Some(*secret) == listed);
+            if listed.is_none() {
+                let what = "what the upstream has is removed for one listing";
+                self.cloud.borrow_mut().breaks(what);
+            }
             if !base.head.follows(own) {
                 disk.raise_due.get_or_insert(raise);
             }
@@ -715,6 +748,7 @@ impl World {
             uploads: Uploads::default(),
             seen: 0,
             watch: Watch::default(),
+            twice: Twice::default(),
             is_over: self.is_over.clone(),
         };
         Box::pin(server.run())
@@ -784,6 +818,8 @@ impl World {
             while self.tasks.iter().any(Option::is_some) && !self.is_broken() {
                 let who = self.below(self.tasks.len() as u64) as usize;
                 self.poll(who);
+                // Whoever waits for some time to pass comes to it.
+                self.cloud.borrow_mut().now_ms += 100;
                 polls += 1;
                 assert!(polls < 100_000, "servers never come to an end");
             }
@@ -947,6 +983,11 @@ fn each_broken_rule_is_seen() {
             Variant::TellsAlone,
             &["names nothing of what is wanted"][..],
         ),
+        (
+            Variant::BelievesOneListing,
+            &["removed for one listing"][..],
+        ),
+        (Variant::ImportsLate, &["what has expired is"][..]),
     ];
     for (variant, expected) in variants {
         let seen = (0..SEEDS_TO_SEE).find_map(|seed| Some((seed, run(seed, variant).err()?)));

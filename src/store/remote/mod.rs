@@ -21,6 +21,7 @@
 //! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
+//! - [`twice`]: whether what an upstream lists is believed.
 //! - [`probe`]: whether one keeps its promises.
 //!
 //! What makes it right:
@@ -38,7 +39,7 @@
 //! 6. What has expired at one server is gone from the head by the swap that raises its generation, which names what was
 //!    built since, so that it never names nothing of what somebody may want. It does not come back: a swap of an earlier
 //!    generation is refused, and a server that finds a later one than its own first removes from its mirror all that no
-//!    ref leads to.
+//!    ref leads to, as the upstream has listed them twice.
 
 pub mod any;
 pub mod breaker;
@@ -59,3 +60,4 @@ pub mod probe;
 pub mod publish;
 pub mod sums;
 pub mod swap;
+pub mod twice;

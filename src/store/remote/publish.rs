@@ -62,6 +62,12 @@ impl Base {
         self
     }
 
+    /// Whether nobody has written between the two.
+    #[must_use]
+    pub fn is_as(&self, other: &Base) -> bool {
+        self.version == other.version
+    }
+
     /// Whether there is one.
     #[must_use]
     pub fn is_there(&self) -> bool {
