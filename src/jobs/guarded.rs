@@ -127,7 +127,7 @@ impl Guarded {
         asked.outcome = match &answer {
             Err(ObjectError::Failed { .. }) => Outcome::Failed,
             // It may not even have been asked.
-            Err(ObjectError::Local { .. }) => Outcome::Left,
+            Err(ObjectError::Local { .. } | ObjectError::Ends { .. }) => Outcome::Left,
             _ => Outcome::Answered,
         };
         if asked.outcome == Outcome::Failed {

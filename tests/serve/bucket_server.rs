@@ -40,6 +40,10 @@ struct State {
     keys: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Reads of keys that have this in them wait.
     held: tokio::sync::watch::Sender<Option<String>>,
+    /// What is refused for good: requests that have this in them.
+    denied: Mutex<Option<String>>,
+    /// All that was asked for: method, key and query.
+    asked: Mutex<Vec<String>>,
     /// So many bytes were read of each key, in ranges.
     read: Mutex<HashMap<String, u64>>,
 }
@@ -111,6 +115,18 @@ impl BucketServer {
         self.state.read.lock().unwrap().clone()
     }
 
+    /// Refuses what has this in its method, key and query; nothing any more for `None`.
+    pub fn deny(&self, text: Option<&str>) {
+        *self.state.denied.lock().unwrap() = text.map(str::to_owned);
+    }
+
+    /// How many requests had all of these in method, key and query.
+    pub fn asked(&self, texts: &[&str]) -> usize {
+        let asked = self.state.asked.lock().unwrap();
+        let has_all = |one: &&String| texts.iter().all(|text| one.contains(text));
+        asked.iter().filter(has_all).count()
+    }
+
     /// Whether all of them have happened.
     pub fn has_broken_all(&self) -> bool {
         self.state.faults.lock().unwrap().is_empty()
@@ -144,6 +160,15 @@ async fn answer(
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
     let uploads = format!("{key}?{}", head.uri.query().unwrap_or_default());
+    let asked = format!("{} {uploads}", head.method);
+    let denied = state.denied.lock().unwrap().clone();
+    let is_denied = denied.is_some_and(|text| asked.contains(&text));
+    state.asked.lock().unwrap().push(asked);
+    if is_denied {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::FORBIDDEN;
+        return Ok(answer);
+    }
     if head.method == Method::PUT {
         let is_held = |held: &Option<String>| {
             let held = held.as_ref().filter(|held| held.contains("partNumber"));

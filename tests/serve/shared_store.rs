@@ -551,6 +551,15 @@ fn a_refusal_and_an_end_are_taken_for_what_they_are() {
     assert_eq!(failures.unwrap_or(0.0), 0.0);
     server.stop();
 
+    // Neither is a piece that it refuses.
+    let bucket = BucketServer::start(&lab.scratch("strict-s3"));
+    bucket.deny(Some("partNumber=2"));
+    let server = on_bucket(&lab, &bucket, "piecewise");
+    hit(&server, "large");
+    server.wait_logged("the store refuses it");
+    assert_eq!(bucket.asked(&["PUT", "partNumber=2"]), 1);
+    server.stop();
+
     let bucket = BucketServer::start(&lab.scratch("other-s3"));
     bucket.hold(Some("partNumber=2"));
     let settings = Settings {
@@ -570,6 +579,8 @@ fn a_refusal_and_an_end_are_taken_for_what_they_are() {
     server.terminate();
     assert!(server.wait_exit(Duration::from_secs(20)).success());
     assert_eq!(begun(), Vec::<String>::new());
+    // What was begun is given up, and nothing is begun in its place.
+    assert_eq!(bucket.asked(&["POST", "uploads"]), 1);
 }
 
 /// Where there is an upstream, only what is new comes from it; and what is only here is uploaded at the end.

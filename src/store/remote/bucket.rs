@@ -89,7 +89,7 @@ impl Bucket {
         self.hears = Some(hears);
     }
 
-    /// Uploads that run are given up, and what is there of them is removed.
+    /// Uploads that run are given up, and what is there of them is removed; from here on none is begun.
     pub fn end_uploads(&self) {
         self.ends.send_replace(true);
     }
@@ -109,8 +109,11 @@ impl Bucket {
             self.client.put(path, whole).await?;
             return Ok(());
         }
-        let id = self.client.create_multipart(path).await?;
         let mut ends = self.ends.subscribe();
+        if *ends.borrow() {
+            return Err(Unmade::Ends);
+        }
+        let id = self.client.create_multipart(path).await?;
         let pieces = tokio::select! {
             pieces = self.upload_pieces((path, &id), file) => pieces,
             // The sender is there for as long as this is.
@@ -158,7 +161,7 @@ impl Bucket {
                             _ => Outcome::Answered,
                         });
                         match put {
-                            Err(_) if tries < REMOTE_TRIES_MAX => {
+                            Err(why) if tries < REMOTE_TRIES_MAX && !is_denied(&why) => {
                                 let wait_ms = PIECE_RETRY_MS << tries;
                                 let jitter_ms = SystemRandom::below(wait_ms);
                                 sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
@@ -263,6 +266,7 @@ impl Objects for Bucket {
     async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
         let path = self.path(key);
         let uploaded = match content {
+            _ if *self.ends.borrow() => Err(Unmade::Ends),
             Content::File(file) => self.upload_file(&path, file).await,
             Content::Bytes(bytes) => {
                 let put = self.client.put(&path, bytes.clone().into()).await;
@@ -275,7 +279,11 @@ impl Objects for Bucket {
                 source,
             },
             Unmade::There(why) => unanswered("upload", key, why),
-            why => failed("upload", key, why),
+            Unmade::Ends => ObjectError::Ends {
+                op: "upload",
+                key: key.to_owned(),
+            },
+            Unmade::Thread(why) => failed("upload", key, why),
         })
     }
 

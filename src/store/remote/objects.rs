@@ -39,7 +39,10 @@ impl ObjectError {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            ObjectError::Denied { .. } | ObjectError::Local { .. } | ObjectError::Resting { .. }
+            ObjectError::Denied { .. }
+                | ObjectError::Local { .. }
+                | ObjectError::Resting { .. }
+                | ObjectError::Ends { .. }
         )
     }
 }
@@ -135,6 +138,14 @@ pub enum ObjectError {
     /// Nobody was asked: the store has not answered lately.
     #[error("cannot {op} {key}: the store does not answer, and is left alone for a while")]
     Resting {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
+    },
+    /// The process is about to end, and begins nothing any more.
+    #[error("cannot {op} {key}: the server ends")]
+    Ends {
         /// What was to be done.
         op: &'static str,
         /// To what.
