@@ -23,7 +23,7 @@ pub struct Lease {
 
 /// What one server has seen of a lease. Its time is that server's own clock, which nobody sets: a lease has expired
 /// when it was seen unchanged for long enough, whatever anybody's date is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Watch {
     seen: Option<(Version, u64)>,
 }
