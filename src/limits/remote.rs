@@ -45,6 +45,12 @@ pub const REMOTE_PIECES_AT_ONCE: usize = 4;
 pub const REMOTE_META_BYTES_MAX: usize = 64 << 20;
 /// Longest probe of a store by `tarpon check`.
 pub const PROBE_WAIT_MS: u64 = 30_000;
+/// A profile file with more bytes is nobody's.
+pub const PROFILE_FILE_BYTES_MAX: u64 = 1 << 20;
+/// A file of authorities with more bytes is nobody's.
+pub const STORE_AUTHORITIES_BYTES_MAX: u64 = 4 << 20;
+/// The keys of a profile are read again this often: whoever changes them has the old ones valid for longer.
+pub const PROFILE_READ_AGAIN_MS: u64 = 60 * SECOND_MS;
 /// So many repositories have something uploaded at once: each takes `REMOTE_PIECES_AT_ONCE` pieces of memory.
 pub const OFFERS_AT_ONCE: usize = 2;
 /// How often a snapshot is offered anew to a head that others write all the time.

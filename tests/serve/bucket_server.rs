@@ -18,8 +18,8 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError};
 use s3s_fs::FileSystem;
 
-const KEY: &str = "farm";
-const SECRET: &str = "no-secret-at-all";
+pub const KEY: &str = "farm";
+pub const SECRET: &str = "no-secret-at-all";
 
 /// What happens to the next write of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl BucketServer {
             state,
             _running: running,
         }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The variables that a client of it needs.

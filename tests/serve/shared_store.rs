@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use gix::bstr::ByteSlice;
 
-use super::bucket_server::{BucketServer, Fault};
+use super::bucket_server::{BucketServer, Fault, KEY, SECRET};
+use super::support::certificates::Authority;
 use super::support::client::{End, Response};
+use super::support::front::{Asked, Does, Front, tls_of};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
 use super::support::rng::Rng;
@@ -649,6 +651,62 @@ fn check_tries_the_store() {
     let said = String::from_utf8_lossy(&broken.stderr);
     assert_eq!(broken.status.code(), Some(3), "{said}");
     assert!(said.contains("--store file://"), "{said}");
+}
+
+/// Keys, region and endpoint stand in profile files, and the store has a certificate of an own authority.
+#[test]
+fn a_bucket_is_found_as_its_tools_find_it() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let home = lab.scratch("home");
+    let dir = home.join(".aws");
+    fs::create_dir_all(&dir).unwrap();
+    let authority = Authority::new(&home, "authority");
+    let tls = Some(tls_of(&authority, None));
+    let passes = |asked: &Asked| Does::Passes(asked.target().to_owned());
+    let front = Front::start(bucket.address(), tls, passes);
+    let keys = format!("[farm]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n");
+    fs::write(dir.join("credentials"), keys).unwrap();
+    let config = "[profile farm]\nregion = us-east-1\nendpoint_url";
+    let config = format!("{config} = {}\n", front.https());
+    fs::write(dir.join("config"), config).unwrap();
+    let check = |profile: &str, bundle: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tarpon"));
+        command
+            .args(["check", "--store", "s3://farm/tarpon", "--state"])
+            .arg(lab.state())
+            .env("HOME", &home)
+            .env("NO_PROXY", "localhost")
+            .env("AWS_PROFILE", profile);
+        if let Some(bundle) = bundle {
+            command.env("AWS_CA_BUNDLE", bundle);
+        }
+        let output = command.output().unwrap_or_else(|e| panic!("check: {e}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = check("farm", Some(&authority.file));
+    assert_eq!(code, Some(0), "{said}");
+    let asked = front.asked();
+    let is_signed = |asked: &Asked| {
+        asked
+            .get("authorization")
+            .is_some_and(|it| it.contains(KEY))
+    };
+    assert!(
+        !asked.is_empty() && asked.iter().all(is_signed),
+        "{asked:?}"
+    );
+    let (code, said) = check("farm", None);
+    assert_eq!(code, Some(3), "{said}");
+    let (code, said) = check("other", Some(&authority.file));
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no profile of that name"), "{said}");
+    assert_eq!(
+        front.asked().len(),
+        asked.len(),
+        "somebody asks without knowing it"
+    );
 }
 
 /// A store that takes every request and answers none: nobody waits for it for long, and others not at all. Once it answers

@@ -18,6 +18,7 @@
 //! - [`lease`]: who works on what. Nothing right rests on it.
 //! - [`key`]: names of objects.
 //! - [`bucket`], [`files`], [`any`]: the stores that are known.
+//! - [`profile`]: what the files of such stores' tools say.
 //! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
@@ -57,6 +58,7 @@ pub mod next;
 pub mod objects;
 pub mod plan;
 pub mod probe;
+pub mod profile;
 pub mod publish;
 pub mod sums;
 pub mod swap;
