@@ -11,6 +11,7 @@ use tarpon::faults::Faults;
 use tarpon::io::say::say;
 use tarpon::io::signal::StopSignals;
 use tarpon::server::FAILED_CODE;
+use tarpon::store::admin::{self, AdminError, Looked};
 
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Ok(Command::Check(config)) => check(&config),
         Ok(Command::Restore(args)) => ExitCode::from(tarpon::restore::run(&args)),
         Ok(Command::NewToken(new)) => new_token(&new),
+        Ok(Command::Store(asked)) => look_at_store(&asked),
         Ok(Command::Completions(shell)) => {
             printed(config::completions(shell, &mut std::io::stdout()))
         }
@@ -40,6 +42,19 @@ fn new_token(new: &config::NewToken) -> ExitCode {
         out.flush()
     };
     printed(print())
+}
+
+/// Says what lies in an object store.
+fn look_at_store(asked: &config::StoreAdmin) -> ExitCode {
+    match admin::look_at_store(asked, Box::new(std::io::stdout())) {
+        Ok(Looked::Sound) => ExitCode::SUCCESS,
+        Ok(Looked::Damaged) => ExitCode::from(admin::DAMAGED_CODE),
+        Err(AdminError::Write(error)) => printed(Err(error)),
+        Err(error) => {
+            say(format_args!("tarpon: --store {}: {error}", asked.url));
+            ExitCode::from(FAILED_CODE)
+        }
+    }
 }
 
 /// Says why what was asked for cannot be printed.

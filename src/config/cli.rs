@@ -4,6 +4,7 @@ use super::access_args::AccessArgs;
 use super::key::{Key, Layer};
 use super::listen_args::ListenArgs;
 use super::restore::RestoreArgs;
+use super::store_admin::AdminVerb;
 use super::store_args::StoreArgs;
 use super::token::TokenVerb;
 use crate::faults;
@@ -52,6 +53,12 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: TokenVerb,
     },
+    /// Look at what servers share
+    #[command(after_help = ADMIN_AFTER_HELP, subcommand_required = true)]
+    Admin {
+        #[command(subcommand)]
+        verb: AdminVerb,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -90,6 +97,21 @@ Exit codes:
   0  printed
   1  wrong command line
   3  the system gives no random bytes, or what was printed cannot be written";
+
+const ADMIN_AFTER_HELP: &str = "\
+Examples:
+  tarpon admin store ls --config /etc/tarpon/tarpon.toml
+  tarpon admin store du --store s3://farm/tarpon --json
+  tarpon admin store verify --store s3://farm/tarpon && echo all of it is there, and as it was made
+      Reads every byte that is named.
+  tarpon admin store prune --dry-run --store s3://farm/tarpon
+      What servers will remove, and why. They do so by themselves.
+
+Exit codes:
+  0  done; for verify: all that is named is there and right
+  1  wrong command line or setting
+  2  something in the store is missing or is not what it should be; the output names it
+  3  the store cannot be read, or what was found cannot be written";
 
 const SERVE_AFTER_HELP: &str = "\
 Environment and file:

@@ -87,8 +87,8 @@ pub enum ConfigError {
         /// What is allowed instead.
         allowed: String,
     },
-    /// There is no value, and other settings need one.
-    #[error("--{key} is not given, and other settings need it: {needed}")]
+    /// There is no value, and something needs one.
+    #[error("--{key} is not given, and has to be: {needed}")]
     Missing {
         /// The flag.
         key: &'static str,

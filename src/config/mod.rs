@@ -19,6 +19,7 @@ mod proxies;
 mod repo_key;
 mod restore;
 mod secrets;
+mod store_admin;
 mod store_args;
 mod token;
 mod upstream_tokens;
@@ -35,6 +36,7 @@ pub use proxies::Proxies;
 pub use repo_key::RepoKey;
 pub use restore::{Fallback, RestoreArgs, Verify, WorktreeWay};
 pub use secrets::{Secret, Secrets};
+pub use store_admin::{StoreAdmin, StoreTask};
 pub use store_args::{SharedStore, StoreUrl};
 pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};
@@ -63,6 +65,8 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// `tarpon token new`.
     NewToken(NewToken),
+    /// `tarpon admin store`.
+    Store(StoreAdmin),
     /// `tarpon completions`.
     Completions(clap_complete::Shell),
     /// `tarpon man`.
@@ -157,9 +161,32 @@ where
         Verb::Check(args) => Ok(Command::Check(Box::new(Config::load(*args, &env)?))),
         Verb::Restore(args) => Ok(Command::Restore(args)),
         Verb::Token { verb } => Ok(Command::NewToken(verb.into_new())),
+        Verb::Admin { verb } => Ok(Command::Store(StoreAdmin::of(verb, &env)?)),
         Verb::Completions { shell } => Ok(Command::Completions(shell)),
         Verb::Man => Ok(Command::Man),
     }
+}
+
+/// All that says something of `serve`'s settings: these flags, the environment, and the file that `config` or the
+/// environment names.
+fn layers(
+    config: Option<OsString>,
+    flags: key::Layer,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Layers, ConfigError> {
+    let keys = cli::keys();
+    let from_env = || env(cli::CONFIG_VARIABLE).filter(|path| !path.is_empty());
+    let file_path = config.or_else(from_env).map(PathBuf::from);
+    let file = match &file_path {
+        Some(path) => file::read(path, &keys)?,
+        None => key::Layer::new(),
+    };
+    Ok(Layers {
+        flags,
+        env: layers::env_layer(&keys, env),
+        file,
+        file_path: file_path.unwrap_or_default(),
+    })
 }
 
 /// One line for each environment variable among `names` that looks like a setting of `serve` and
@@ -196,25 +223,15 @@ pub(crate) fn changed(config: &Config) -> Result<Vec<String>, ConfigError> {
 
 impl Config {
     fn load(args: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let keys = cli::keys();
-        let from_env = || env(cli::CONFIG_VARIABLE).filter(|path| !path.is_empty());
-        let file_path = args.config.clone().or_else(from_env).map(PathBuf::from);
-        let file = match &file_path {
-            Some(path) => file::read(path, &keys)?,
-            None => key::Layer::new(),
-        };
-        let said = file_path.clone().map(|path| File {
-            path,
-            said: file.clone(),
+        let config = args.config.clone();
+        let layers = layers(config, args.into_layer(), env)?;
+        let has_file = !layers.file_path.as_os_str().is_empty();
+        let file = has_file.then(|| File {
+            path: layers.file_path.clone(),
+            said: layers.file.clone(),
         });
-        let layers = Layers {
-            flags: args.into_layer(),
-            env: layers::env_layer(&keys, env),
-            file,
-            file_path: file_path.unwrap_or_default(),
-        };
         Ok(Self {
-            file: said,
+            file,
             ..Self::from_layers(&layers, env)?
         })
     }

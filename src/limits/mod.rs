@@ -19,6 +19,7 @@ mod restore;
 mod server;
 mod snapshot;
 mod store;
+mod store_admin;
 mod telemetry;
 mod tls;
 mod units;
@@ -40,6 +41,7 @@ pub use restore::*;
 pub use server::*;
 pub use snapshot::*;
 pub use store::*;
+pub use store_admin::*;
 pub use telemetry::*;
 pub use tls::*;
 

@@ -28,8 +28,9 @@ pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
     check_places(config)?;
-    check_store(config)?;
+    let kept = check_store(config)?;
     let mut lines = warnings(config, &in_force);
+    lines.extend(kept);
     lines.extend(who_reaches(config));
     Ok(lines)
 }
@@ -72,15 +73,17 @@ fn check_places(config: &Config) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Tries the object store with objects of its own.
-fn check_store(config: &Config) -> Result<(), ServerError> {
+/// Tries the object store with objects of its own; gives a line for each thing by which it keeps what is removed.
+fn check_store(config: &Config) -> Result<Vec<String>, ServerError> {
     let Some(SharedStore { url, is_readonly }) = &config.store else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    try_out(url, *is_readonly).map_err(|why| ServerError::Shared {
+    let kept = try_out(url, *is_readonly).map_err(|why| ServerError::Shared {
         url: url.clone(),
         source: why.into(),
-    })
+    })?;
+    let lines = kept.into_iter().map(|why| format!("--store {url}: {why}"));
+    Ok(lines.collect())
 }
 
 fn check_place(at: &At) -> io::Result<()> {

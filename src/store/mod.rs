@@ -8,11 +8,13 @@
 //! - [`early`]: which answers began before their archives, for the next process.
 //! - `ledger`: what takes how much of the disk, each file once.
 //! - [`evict`]: what leaves when there are too many bytes, as a pure function.
+//! - [`admin`]: what is said of that to who runs it.
 //! - [`remote`]: an object store that several servers share.
 //!
 //! Everything here is synchronous and touches the file system: it runs on background threads,
 //! never on a network core.
 
+pub mod admin;
 pub(crate) mod check;
 pub mod dir;
 pub mod early;

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -44,6 +46,10 @@ struct State {
     denied: Mutex<Option<String>>,
     /// All that was asked for: method, key and query.
     asked: Mutex<Vec<String>>,
+    /// So many reads wait for that.
+    holds: AtomicUsize,
+    /// What is said of how the bucket is set up, by what is asked.
+    set_up: Mutex<HashMap<String, String>>,
     /// So many bytes were read of each key, in ranges.
     read: Mutex<HashMap<String, u64>>,
 }
@@ -115,6 +121,17 @@ impl BucketServer {
         self.state.held.send_replace(text.map(str::to_owned));
     }
 
+    /// Has it say how it is set up, by the query by which that is asked; where it has versions each write is given one.
+    pub fn set_up(&self, query: &str, says: &str) {
+        let mut set_up = self.state.set_up.lock().unwrap();
+        set_up.insert(query.to_owned(), says.to_owned());
+    }
+
+    /// How many reads wait.
+    pub fn holds(&self) -> usize {
+        self.state.holds.load(Ordering::SeqCst)
+    }
+
     /// How many bytes were read in ranges, by the last element of the key.
     pub fn read_bytes(&self) -> HashMap<String, u64> {
         self.state.read.lock().unwrap().clone()
@@ -154,6 +171,67 @@ fn range_bytes(headers: &hyper::HeaderMap) -> Option<u64> {
     Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
 }
 
+/// Waits where that is asked for, and counts what is read.
+async fn wait_held(state: &State, head: &Parts, uploads: &str) {
+    let key = head.uri.path();
+    let mut held = state.held.subscribe();
+    if head.method == Method::PUT {
+        let is_held = |held: &Option<String>| {
+            let held = held.as_ref().filter(|held| held.contains("partNumber"));
+            held.is_some_and(|held| uploads.contains(held))
+        };
+        let _ = held.wait_for(|held| !is_held(held)).await;
+    }
+    if head.method != Method::GET {
+        return;
+    }
+    let is_held = |held: &Option<String>| held.as_ref().is_some_and(|held| key.contains(held));
+    if is_held(&held.borrow_and_update()) {
+        state.holds.fetch_add(1, Ordering::SeqCst);
+        // The sender is there for as long as the server is.
+        let _ = held.wait_for(|held| !is_held(held)).await;
+        state.holds.fetch_sub(1, Ordering::SeqCst);
+    }
+    if let Some(bytes) = range_bytes(&head.headers) {
+        let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+        *state.read.lock().unwrap().entry(name).or_default() += bytes;
+    }
+}
+
+/// The answer of a bucket that is set up so. Whether the request may be made the server has seen to by then.
+fn set_up(
+    state: &State,
+    is_put: bool,
+    query: Option<&str>,
+    mut answer: Response<Body>,
+) -> Response<Body> {
+    let set_up = state.set_up.lock().unwrap();
+    if is_put && let Some(versioning) = set_up.get("versioning") {
+        let version = match versioning.contains("Enabled") {
+            true => "a-version",
+            false => "null",
+        };
+        let headers = answer.headers_mut();
+        headers.insert("x-amz-version-id", version.parse().unwrap());
+    }
+    let asked = query.and_then(|query| query.split_once('='));
+    match asked.and_then(|(asked, _)| set_up.get(asked)) {
+        Some(says) if answer.status() == StatusCode::NOT_IMPLEMENTED => {
+            Response::new(Body::from(says.clone()))
+        }
+        _ => answer,
+    }
+}
+
+/// Notes what is asked for; whether it is refused for good.
+fn is_denied(state: &State, head: &Parts, uploads: &str) -> bool {
+    let asked = format!("{} {uploads}", head.method);
+    let denied = state.denied.lock().unwrap().clone();
+    let is_denied = denied.is_some_and(|text| asked.contains(&text));
+    state.asked.lock().unwrap().push(asked);
+    is_denied
+}
+
 async fn answer(
     request: Request<Incoming>,
     service: S3Service,
@@ -165,33 +243,12 @@ async fn answer(
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
     let uploads = format!("{key}?{}", head.uri.query().unwrap_or_default());
-    let asked = format!("{} {uploads}", head.method);
-    let denied = state.denied.lock().unwrap().clone();
-    let is_denied = denied.is_some_and(|text| asked.contains(&text));
-    state.asked.lock().unwrap().push(asked);
-    if is_denied {
+    if is_denied(&state, &head, &uploads) {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::FORBIDDEN;
         return Ok(answer);
     }
-    if head.method == Method::PUT {
-        let is_held = |held: &Option<String>| {
-            let held = held.as_ref().filter(|held| held.contains("partNumber"));
-            held.is_some_and(|held| uploads.contains(held))
-        };
-        let mut held = state.held.subscribe();
-        let _ = held.wait_for(|held| !is_held(held)).await;
-    }
-    if head.method == Method::GET {
-        let is_held = |held: &Option<String>| held.as_ref().is_some_and(|held| key.contains(held));
-        let mut held = state.held.subscribe();
-        // The sender is there for as long as the server is.
-        let _ = held.wait_for(|held| !is_held(held)).await;
-        if let Some(bytes) = range_bytes(&head.headers) {
-            let name = key.rsplit('/').next().unwrap_or_default().to_owned();
-            *state.read.lock().unwrap().entry(name).or_default() += bytes;
-        }
-    }
+    wait_held(&state, &head, &uploads).await;
     let lock = state
         .keys
         .lock()
@@ -219,9 +276,13 @@ async fn answer(
     if fault == Some(Fault::Denied) {
         return Ok(status(StatusCode::FORBIDDEN));
     }
-    let answer = service
-        .call(Request::from_parts(head, Body::from(body)))
-        .await?;
+    let (is_put, query) = (
+        head.method == Method::PUT,
+        head.uri.query().map(str::to_owned),
+    );
+    let request = Request::from_parts(head, Body::from(body));
+    let answer = service.call(request).await?;
+    let answer = set_up(&state, is_put, query.as_deref(), answer);
     match fault {
         Some(Fault::Refused) => Ok(status(StatusCode::PRECONDITION_FAILED)),
         Some(Fault::Lost) => Err(HttpError::new("the connection is cut".into())),

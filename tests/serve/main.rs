@@ -39,6 +39,7 @@ mod refresh;
 mod room;
 mod shared_store;
 mod sharing;
+mod store_admin;
 mod storms;
 mod tips;
 mod tls;

@@ -18,7 +18,7 @@ use super::support::server::{Server, Settings};
 use super::support::wait;
 use super::{begin, expect_clone, hit, push_and_fetch, small_lab};
 
-fn store_of(lab: &Lab) -> String {
+pub(super) fn store_of(lab: &Lab) -> String {
     format!("file://{}", lab.scratch("store").display())
 }
 
@@ -33,7 +33,7 @@ fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
 }
 
 /// One over a bucket; the server of the tests takes no long keys.
-fn on_bucket(lab: &Lab, bucket: &BucketServer, name: &str) -> Server {
+pub(super) fn on_bucket(lab: &Lab, bucket: &BucketServer, name: &str) -> Server {
     let settings = Settings {
         state: lab.scratch(name),
         environment: bucket.environment(),
@@ -47,12 +47,12 @@ fn count(server: &Server, what: &str, result: &str) -> u64 {
     server.metrics().count(&name, &[("result", result)])
 }
 
-fn wait_shared(server: &Server, times: u64) {
+pub(super) fn wait_shared(server: &Server, times: u64) {
     wait::until_true("it is shared", || count(server, "offers", "done") == times);
 }
 
 /// What is answered once something was pushed, and is shared as the second snapshot.
-fn push_and_share(lab: &Lab, server: &Server) -> Response {
+pub(super) fn push_and_share(lab: &Lab, server: &Server) -> Response {
     push_and_fetch(lab, server, "small", "new.txt", b"new\n");
     let pushed = super::git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
     let newest = wait::until("the push is built", || {
@@ -75,7 +75,7 @@ fn is_refused(server: &Server, target: &str) -> bool {
 }
 
 /// The parts that lie in the store.
-fn parts(lab: &Lab) -> Vec<PathBuf> {
+pub(super) fn parts(lab: &Lab) -> Vec<PathBuf> {
     let files = |dir: &Path| {
         let files = fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         Vec::from_iter(files.map(|file| file.unwrap().path()))

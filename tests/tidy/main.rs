@@ -54,6 +54,7 @@ fn help() -> String {
         &["check", "--help"],
         &["restore", "--help"],
         &["token", "new", "--help"],
+        &["admin", "store", "prune", "--help"],
     ];
     commands.map(of).concat()
 }

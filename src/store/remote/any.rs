@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::breaker::Hears;
 use super::bucket::Bucket;
 use super::files::FileStore;
-use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Page, Version};
 use crate::config::StoreUrl;
 
 /// One of those that are known.
@@ -31,6 +31,28 @@ impl AnyStore {
 }
 
 impl AnyStore {
+    /// The same for who changes nothing there.
+    ///
+    /// # Errors
+    /// See [`AnyStore::open`].
+    pub fn open_to_look(url: &StoreUrl) -> Result<AnyStore, ObjectError> {
+        match url {
+            StoreUrl::Dir(dir) => Ok(AnyStore::Files(FileStore::at(dir))),
+            StoreUrl::Bucket { .. } => AnyStore::open(url),
+        }
+    }
+
+    /// A page of what lies below a directory: the first, or that behind another one.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub async fn page(&self, dir: &str, after: Option<String>) -> Result<Page, ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.page(dir, after).await,
+            AnyStore::Files(store) => store.page(dir).await,
+        }
+    }
+
     /// Has somebody hear of each piece of what is uploaded.
     pub fn tell(&mut self, hears: Hears) {
         if let AnyStore::Bucket(bucket) = self {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
@@ -23,8 +24,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
+use super::asks::Asks;
 use super::breaker::{Hears, Outcome};
-use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Page, Version};
 use super::profile::{Profile, ProfileKeys};
 use super::publish::SystemRandom;
 use super::sums::{FileError, SummedFile};
@@ -36,8 +38,10 @@ use crate::limits::{
 /// See the module's text.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    client: Arc<AmazonS3>,
+    pub(super) client: Arc<AmazonS3>,
     prefix: Path,
+    /// Asks for what the library has no words for.
+    pub(super) asks: Asks,
     /// Hears of each piece that is uploaded.
     hears: Option<Hears>,
     /// Whether uploads end now.
@@ -77,8 +81,11 @@ impl Bucket {
             max_retries: 0,
             ..RetryConfig::default()
         };
+        let asks = Asks::default();
+        let builder = builder.with_http_connector(asks.clone());
         let client = builder.with_bucket_name(name).with_retry(none).build();
         Ok(Bucket {
+            asks,
             client: Arc::new(client.map_err(|e| failed(e.into()))?),
             prefix: Path::parse(prefix).map_err(|e| failed(e.into()))?,
             hears: None,
@@ -96,9 +103,43 @@ impl Bucket {
         self.ends.send_replace(true);
     }
 
-    fn path(&self, key: &str) -> Path {
+    pub(super) fn path(&self, key: &str) -> Path {
         let below = key.split('/');
         below.fold(self.prefix.clone(), |path, element| path.join(element))
+    }
+
+    /// A page of what lies below a directory: the first, or that behind another one.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub async fn page(&self, dir: &str, after: Option<String>) -> Result<Page, ObjectError> {
+        let prefix = format!("{}/", self.path(dir));
+        let options = PaginatedListOptions {
+            delimiter: Some("/".into()),
+            page_token: after,
+            ..PaginatedListOptions::default()
+        };
+        let page = self.client.list_paginated(Some(&prefix), options).await;
+        let page = page.map_err(|e| unanswered("list", dir, e))?;
+        let name = |path: &Path| path.filename().map(ToOwned::to_owned);
+        let objects = page.result.objects.iter();
+        Ok(Page {
+            dirs: page
+                .result
+                .common_prefixes
+                .iter()
+                .filter_map(name)
+                .collect(),
+            objects: objects
+                .filter_map(|object| {
+                    Some(Listed {
+                        name: name(&object.location)?,
+                        bytes: object.size,
+                    })
+                })
+                .collect(),
+            next: page.page_token,
+        })
     }
 
     /// Uploads a file in pieces, a few at once; each is tried more than once, for it is the same whenever it arrives.
@@ -299,7 +340,7 @@ fn is_denied(why: &object_store::Error) -> bool {
 }
 
 /// Why a request was not answered as it should be.
-fn unanswered(op: &'static str, key: &str, why: object_store::Error) -> ObjectError {
+pub(super) fn unanswered(op: &'static str, key: &str, why: object_store::Error) -> ObjectError {
     match is_denied(&why) {
         true => ObjectError::Denied {
             op,
@@ -310,7 +351,7 @@ fn unanswered(op: &'static str, key: &str, why: object_store::Error) -> ObjectEr
     }
 }
 
-fn failed(op: &'static str, key: &str, source: impl Into<Failure>) -> ObjectError {
+pub(super) fn failed(op: &'static str, key: &str, source: impl Into<Failure>) -> ObjectError {
     ObjectError::Failed {
         op,
         key: key.to_owned(),

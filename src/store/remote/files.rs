@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::key::RandomId;
-use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
+use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Page, Version};
 use super::sums::SummedFile;
 use crate::io::fs::{Fs, Os};
 use crate::limits::{
@@ -53,13 +53,38 @@ impl Drop for Draft {
 }
 
 impl FileStore {
+    /// The same for who changes nothing there.
+    #[must_use]
+    pub fn at(dir: &Path) -> FileStore {
+        FileStore {
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// What lies below a directory; a disk has it on one page.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub async fn page(&self, dir: &str) -> Result<Page, ObjectError> {
+        let owned = dir.to_owned();
+        let page = move |store: &FileStore| {
+            let mut page = Page::default();
+            for object in store.list_now(&owned)? {
+                match fs::metadata(store.dir.join(&owned).join(&object.name)) {
+                    Ok(found) if found.is_dir() => page.dirs.push(object.name),
+                    _ => page.objects.push(object),
+                }
+            }
+            Ok(page)
+        };
+        self.run(("list", dir), REMOTE_SILENCE_MS, page).await
+    }
+
     /// The store in this directory, which is made when something is written. What others have left half written, who
     /// are not there any more, is removed.
     #[must_use]
     pub fn open(dir: &Path) -> FileStore {
-        let store = FileStore {
-            dir: dir.to_owned(),
-        };
+        let store = FileStore::at(dir);
         for draft in fs::read_dir(store.dir.join(TMP))
             .into_iter()
             .flatten()

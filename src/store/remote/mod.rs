@@ -11,6 +11,7 @@
 //! - [`next`]: which head may follow another one.
 //! - [`change`]: what a server wants a head to say.
 //! - [`listing`]: what is there, whatever heads say.
+//! - [`pages`]: the same of what may be more than fits into memory, as it comes.
 //! - [`swap`]: the one write that others may be making, too.
 //! - [`publish`]: parts, then manifests, then one swap of the head.
 //! - [`broken`]: what is to be uploaded again.
@@ -24,6 +25,7 @@
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
 //! - [`twice`]: whether what an upstream lists is believed.
 //! - [`probe`]: whether one keeps its promises.
+//! - [`kept`], [`asks`]: by what a bucket keeps what is removed, and how it is asked about that.
 //!
 //! What makes it right:
 //!
@@ -43,6 +45,7 @@
 //!    ref leads to, as the upstream has listed them twice.
 
 pub mod any;
+pub mod asks;
 pub mod breaker;
 pub mod broken;
 pub mod bucket;
@@ -51,11 +54,13 @@ pub mod collect;
 pub mod entry;
 pub mod files;
 pub mod head;
+pub mod kept;
 pub mod key;
 pub mod lease;
 pub mod listing;
 pub mod next;
 pub mod objects;
+pub mod pages;
 pub mod plan;
 pub mod probe;
 pub mod profile;

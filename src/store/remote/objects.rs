@@ -67,6 +67,17 @@ pub struct Listed {
     pub bytes: u64,
 }
 
+/// Some of what lies below a directory.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The names of directories.
+    pub dirs: Vec<String>,
+    /// The objects.
+    pub objects: Vec<Listed>,
+    /// By what the next page is asked for, if there is one.
+    pub next: Option<String>,
+}
+
 /// What must hold of an object for a write to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {

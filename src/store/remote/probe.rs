@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::any::AnyStore;
+use super::bucket::Bucket;
 use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
 use super::publish::{Draw, SystemRandom};
 use crate::config::StoreUrl;
@@ -30,11 +31,12 @@ pub enum ProbeError {
 /// Where probes are, below the prefix.
 const DIR: &str = "v1/probe";
 
-/// Opens a store and tries it, for whoever has no other work; see [`probe`].
+/// Opens a store and tries it, for whoever has no other work; see [`probe`]. Gives a line for each thing by which it keeps
+/// what is removed.
 ///
 /// # Errors
 /// See [`ProbeError`].
-pub fn try_out(url: &StoreUrl, is_readonly: bool) -> Result<(), ProbeError> {
+pub fn try_out(url: &StoreUrl, is_readonly: bool) -> Result<Vec<&'static str>, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -42,7 +44,14 @@ pub fn try_out(url: &StoreUrl, is_readonly: bool) -> Result<(), ProbeError> {
     let store = AnyStore::open(url)?;
     let limit = Duration::from_millis(PROBE_WAIT_MS);
     let tried = runtime.block_on(async {
-        tokio::time::timeout(limit, probe(&store, is_readonly, &mut SystemRandom)).await
+        let tried = async {
+            probe(&store, is_readonly, &mut SystemRandom).await?;
+            match &store {
+                AnyStore::Bucket(bucket) => kept(bucket, is_readonly).await,
+                AnyStore::Files(_) => Ok(Vec::new()),
+            }
+        };
+        tokio::time::timeout(limit, tried).await
     });
     tried.unwrap_or(Err(ProbeError::Slow))
 }
@@ -56,11 +65,10 @@ pub async fn probe<O: Objects<Content = Content>>(
     is_readonly: bool,
     random: &mut impl Draw,
 ) -> Result<(), ProbeError> {
-    let denied = |permission| move |source| ProbeError::Permission { permission, source };
-    objects.list(DIR).await.map_err(denied("listing"))?;
+    objects.list(DIR).await.map_err(denied(LISTING))?;
     let key = format!("{DIR}/{}", random.draw());
     let nothing = objects.get(&key, SMALL_OBJECT_BYTES_MAX).await;
-    if nothing.map_err(denied("reading"))?.is_some() {
+    if nothing.map_err(denied(READING))?.is_some() {
         let what = "there is what nobody has written";
         return Err(ProbeError::Promise { what });
     }
@@ -70,9 +78,9 @@ pub async fn probe<O: Objects<Content = Content>>(
     let tried = try_writes(objects, &key, random).await;
     let removed = objects.delete(&key).await;
     tried?;
-    removed.map_err(denied("removing"))?;
+    removed.map_err(denied(REMOVING))?;
     let gone = objects.get(&key, SMALL_OBJECT_BYTES_MAX).await;
-    match gone.map_err(denied("reading"))? {
+    match gone.map_err(denied(READING))? {
         None => Ok(()),
         Some(_) => Err(ProbeError::Promise {
             what: "what was removed is still there",
@@ -80,28 +88,52 @@ pub async fn probe<O: Objects<Content = Content>>(
     }
 }
 
+/// Tries what only a bucket has; gives a line for each thing by which it keeps what is removed.
+async fn kept(bucket: &Bucket, is_readonly: bool) -> Result<Vec<&'static str>, ProbeError> {
+    let mut version = None;
+    if !is_readonly {
+        let key = format!("{DIR}/{}", SystemRandom.draw());
+        let given_up = bucket.give_up_upload(&key).await;
+        given_up.map_err(denied("giving up an upload (s3:AbortMultipartUpload)"))?;
+        let written = bucket.write_version(&key).await;
+        // It is removed whatever became of it.
+        let removed = bucket.delete(&key).await;
+        version = written.map_err(denied(WRITING))?;
+        removed.map_err(denied(REMOVING))?;
+    }
+    Ok(bucket.keeps(version.as_deref()).await)
+}
+
+const LISTING: &str = "listing (s3:ListBucket)";
+const READING: &str = "reading (s3:GetObject)";
+const WRITING: &str = "writing (s3:PutObject)";
+const REMOVING: &str = "removing (s3:DeleteObject)";
+
+fn denied(permission: &'static str) -> impl Fn(ObjectError) -> ProbeError {
+    move |source| ProbeError::Permission { permission, source }
+}
+
 async fn try_writes<O: Objects<Content = Content>>(
     objects: &O,
     key: &str,
     random: &mut impl Draw,
 ) -> Result<(), ProbeError> {
-    let denied = |permission| move |source| ProbeError::Permission { permission, source };
     let part = format!("{DIR}/{}", random.draw());
     let content = random.draw().to_string().into_bytes();
     let uploaded = objects
         .upload(&part, &Content::Bytes(content.clone()))
         .await;
-    uploaded.map_err(denied("writing"))?;
+    uploaded.map_err(denied(WRITING))?;
     let read = objects.get_range(&part, 1..content.len() as u64).await;
     let listed = objects.list(DIR).await;
-    objects.delete(&part).await.map_err(denied("removing"))?;
+    objects.delete(&part).await.map_err(denied(REMOVING))?;
     let broken = |what| Err(ProbeError::Promise { what });
-    if read.map_err(denied("reading"))? != content[1..] {
+    if read.map_err(denied(READING))? != content[1..] {
         return broken("what is read is not what was written");
     }
     let is_part =
         |listed: &Listed| part.ends_with(&listed.name) && listed.bytes == content.len() as u64;
-    if !listed.map_err(denied("listing"))?.iter().any(is_part) {
+    if !listed.map_err(denied(LISTING))?.iter().any(is_part) {
         return broken("what was written is not listed");
     }
     let first = race(objects, key, &Condition::Absent, random).await?;
@@ -109,7 +141,7 @@ async fn try_writes<O: Objects<Content = Content>>(
         return broken("of two that create an object both succeed");
     };
     let found = objects.get(key, SMALL_OBJECT_BYTES_MAX).await;
-    let found = found.map_err(denied("reading"))?;
+    let found = found.map_err(denied(READING))?;
     if found.is_none_or(|Found { version, .. }| version != first) {
         return broken("what is read is not what was written last");
     }
@@ -136,7 +168,7 @@ async fn race<O: Objects>(
         (Ok(version), Err(ObjectError::Refused { .. }))
         | (Err(ObjectError::Refused { .. }), Ok(version)) => Ok(Some(version)),
         (Err(source), _) | (_, Err(source)) => Err(ProbeError::Permission {
-            permission: "writing under a condition",
+            permission: "writing under a condition (s3:PutObject)",
             source,
         }),
     }
