@@ -48,6 +48,8 @@ struct State {
     asked: Mutex<Vec<String>>,
     /// So many reads wait for that.
     holds: AtomicUsize,
+    /// What may be done, by S3's names; all of it if nothing is said.
+    allowed: Mutex<Option<Vec<String>>>,
     /// What is said of how the bucket is set up, by what is asked.
     set_up: Mutex<HashMap<String, String>>,
     /// So many bytes were read of each key, in ranges.
@@ -121,6 +123,11 @@ impl BucketServer {
         self.state.held.send_replace(text.map(str::to_owned));
     }
 
+    /// Has it refuse all but these actions.
+    pub fn allow(&self, actions: &[String]) {
+        *self.state.allowed.lock().unwrap() = Some(actions.to_vec());
+    }
+
     /// Has it say how it is set up, by the query by which that is asked; where it has versions each write is given one.
     pub fn set_up(&self, query: &str, says: &str) {
         let mut set_up = self.state.set_up.lock().unwrap();
@@ -169,6 +176,23 @@ fn range_bytes(headers: &hyper::HeaderMap) -> Option<u64> {
     let range = headers.get("range")?.to_str().ok()?;
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
+}
+
+/// By what permission a request is made.
+fn action(head: &Parts) -> &'static str {
+    let query = head.uri.query().unwrap_or_default();
+    let is_bucket = head.uri.path().trim_matches('/') == "farm";
+    match head.method {
+        Method::GET if is_bucket && query.contains("list-type") => "s3:ListBucket",
+        Method::GET if is_bucket => "s3:GetBucketConfiguration",
+        Method::GET | Method::HEAD => "s3:GetObject",
+        // Several at once.
+        Method::POST if is_bucket => "s3:DeleteObject",
+        Method::PUT | Method::POST => "s3:PutObject",
+        Method::DELETE if query.contains("uploadId") => "s3:AbortMultipartUpload",
+        Method::DELETE => "s3:DeleteObject",
+        _ => "none",
+    }
 }
 
 /// Waits where that is asked for, and counts what is read.
@@ -243,10 +267,15 @@ async fn answer(
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
     let uploads = format!("{key}?{}", head.uri.query().unwrap_or_default());
-    if is_denied(&state, &head, &uploads) {
+    let status = |status: StatusCode| {
         let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = StatusCode::FORBIDDEN;
-        return Ok(answer);
+        *answer.status_mut() = status;
+        answer
+    };
+    let allowed = state.allowed.lock().unwrap().clone();
+    let is_allowed = |allowed: Vec<String>| allowed.iter().any(|it| it == action(&head));
+    if is_denied(&state, &head, &uploads) || !allowed.is_none_or(is_allowed) {
+        return Ok(status(StatusCode::FORBIDDEN));
     }
     wait_held(&state, &head, &uploads).await;
     let lock = state
@@ -264,11 +293,6 @@ async fn answer(
     let fault = match is_head {
         true => state.faults.lock().unwrap().pop(),
         false => None,
-    };
-    let status = |status: StatusCode| {
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = status;
-        answer
     };
     if fault == Some(Fault::Busy) {
         return Ok(status(StatusCode::SERVICE_UNAVAILABLE));
