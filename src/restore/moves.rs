@@ -216,23 +216,28 @@ impl<'m> Moves<'m> {
         removed
     }
 
-    /// Undoes all, the last first. What does not go back stays in the staging directory, whose end
-    /// comes; there is nothing better to do with a disk that fails twice.
-    pub(super) fn undo(mut self) {
+    /// Undoes all, the last first; whether all is as it was. What does not go back stays in the staging directory, whose
+    /// end comes; there is nothing better to do with a disk that fails twice.
+    pub(super) fn undo(mut self) -> bool {
+        let is_back = std::cell::Cell::new(true);
         let say = |e: RestoreError| {
+            is_back.set(false);
             crate::io::say::say(format_args!("tarpon: cannot undo what was done: {e}"));
         };
         let trash = self.trash.clone();
         let mut log = std::mem::replace(&mut self.log, Log::new(PathBuf::new()));
         loop {
             match log.take_last() {
-                Ok(None) => return,
+                Ok(None) => return is_back.get(),
                 Ok(Some(moves)) => {
                     for (done, path) in moves.into_iter().rev() {
                         self.undo_one(done, &path).unwrap_or_else(say);
                     }
                 }
-                Err(e) => return say(failed("read what was done in", &trash)(e)),
+                Err(e) => {
+                    say(failed("read what was done in", &trash)(e));
+                    return false;
+                }
             }
         }
     }

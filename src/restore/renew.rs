@@ -305,9 +305,8 @@ impl Renewal<'_> {
         let mut locks = Locks::new(self.ours("locks"));
         locks.take(&copy.git_dir.join("index"))?;
         let left = Way::left(&copy.git_dir);
-        if left.is_some() {
-            lock::sweep(&copy.git_dir);
-        }
+        // Whatever comes of this run: git waits for nobody who was killed.
+        lock::sweep(&copy.git_dir);
         let before = Before {
             tip: Some(tip),
             scratch,

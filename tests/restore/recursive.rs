@@ -381,6 +381,31 @@ impl Behind {
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
 
+    /// Who is killed when all files have their places, and the index has not, has left this.
+    fn expect_goes_on(&self) {
+        let copy = self.lab.scratch("left");
+        copy_tree(&self.target, &copy);
+        expect(&self.update(&copy, &[]), 0);
+        let [git_dir, old] = [&copy, &self.target].map(|tree| tree.join(".git"));
+        for name in ["index", "HEAD", "packed-refs", "config"] {
+            fs::copy(old.join(name), git_dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        fs::remove_dir_all(git_dir.join("refs")).unwrap_or_else(|e| panic!("{e}"));
+        copy_tree(&old.join("refs"), &git_dir.join("refs"));
+        let note = format!("{} {}\n", self.old, tip(&self.lab, "top"));
+        write(&git_dir.join("tarpon-update"), &note);
+        expect(&self.update(&copy, &[]), 0);
+        expect_same_at(&self.clone, &copy, PLACES);
+        // And of a repository that goes piece by piece, in whose place another one comes, some are left.
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+        copy_tree(&self.target, &copy);
+        write(&git_dir.join("tarpon-update"), &note);
+        fs::create_dir_all(git_dir.join("modules/n/objects")).unwrap_or_else(|e| panic!("{e}"));
+        expect(&self.update(&copy, &[]), 0);
+        expect_same_at(&self.clone, &copy, PLACES);
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+    }
+
     /// Whenever it is killed, the same command again comes to the end.
     fn expect_ends(&self) {
         let mut rng = Rng::new(5);
@@ -408,6 +433,7 @@ fn submodules_are_brought_along() {
     expect_same_at(clone, &all.plain, PLACES);
     all.expect_refusals();
     all.expect_nothing_lost_meanwhile();
+    all.expect_goes_on();
     all.expect_ends();
     // What it does not track stays, and so does what its user has set.
     let set = [
@@ -450,6 +476,63 @@ fn submodules_are_brought_along() {
     expect(&all.update(target, &["--commit", &all.old]), 0);
     assert_eq!(git::text(target, &["status", "--porcelain"]), "");
     assert!(target.join("other/large").exists() && !target.join("new").exists());
+}
+
+/// A directory and a file that are tracked become submodules, some of whose files have the same names, and the other way round.
+#[test]
+fn what_was_tracked_becomes_a_submodule() {
+    let lab = Lab::new(BINARY);
+    let leaf = leaf(&lab);
+    let mut import = begin(&lab, "top");
+    for file in ["lib/a.c", "lib/large", "lib/dir/b", "tool"] {
+        import.file(repos::FILE, file.as_bytes(), file.as_bytes());
+    }
+    import.finish();
+    let old = tip(&lab, "top");
+    let server = lab.start();
+    let [before, copy] = ["before", "copy"].map(|name| lab.scratch(name));
+    expect(&restore(server.address(), "test/top", &before, RECURSE), 0);
+    let mut import = Importer::start(&lab.upstream("top"), Layout::Packed);
+    import.commit_on("refs/heads/main", "refs/heads/main^0", "more");
+    let modules = ["lib", "tool"].map(|path| section(path, path, "../leaf"));
+    import.file(repos::FILE, b".gitmodules", modules.concat().as_bytes());
+    for path in ["lib", "tool"] {
+        import.delete(path.as_bytes());
+        import.gitlink(path.as_bytes(), &leaf);
+    }
+    import.finish();
+    let new = tip(&lab, "top");
+    let wanted = format!(r#"{{"refs":{{"refs/heads/main":"{new}"}}}}"#);
+    ensure(&server, "top", &wanted);
+    let clone = lab.scratch("cloned");
+    let clones = ["clone", "--quiet", "--recurse-submodules"];
+    let of = [&*lab.url("top"), "cloned"];
+    run(&lab.scratch(""), &[&clones[..], &of].concat());
+    let update = |more: &[&str]| {
+        let more = [UPDATE, more].concat();
+        restore(server.address(), "test/top", &copy, &more)
+    };
+    type Spoils = fn(&Path);
+    let spoilt: [(Spoils, &[&str]); 3] = [
+        (|_| {}, &[]),
+        (|tree| write(&tree.join("lib/mine"), "mine"), &["--force"]),
+        (|tree| write(&tree.join("lib/mine"), "mine"), &["--clean"]),
+    ];
+    for (spoil, flags) in spoilt {
+        copy_tree(&before, &copy);
+        spoil(&copy);
+        if !flags.is_empty() {
+            let errors = expect(&update(&[]), 1);
+            assert!(errors.contains("not tracked: lib/mine;"), "{errors}");
+        }
+        expect(&update(flags), 0);
+        expect_same_at(&clone, &copy, &["", "lib", "tool"]);
+        // And back again.
+        expect(&update(&["--commit", &old]), 0);
+        assert_eq!(compare::differences(&before, &copy, &[".git"]), [""; 0]);
+        assert_eq!(git::text(&copy, &["status", "--porcelain"]), "");
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+    }
 }
 
 /// A commit that no branch of the submodule has is the upstream's all the same, as long as that gives it by its id.

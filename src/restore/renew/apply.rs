@@ -66,10 +66,10 @@ impl Applying<'_> {
             self.look_again()?;
             modules.bring(self.restores)?;
         }
-        self.note(commit)?;
         let target = self.staging.target().to_owned();
         let away = self.ours("repositories");
         std::fs::create_dir(&away).map_err(failed("create", &away))?;
+        self.note(commit)?;
         let git_dir = before.copy.git_dir.clone();
         let guard = Guard {
             seen,
@@ -84,23 +84,33 @@ impl Applying<'_> {
         let mut repositories = repositories.of_what(&repository_may);
         let moves = Moves::new(tree, target, self.staging.trash());
         let mut moves = moves.of_what(&may_go);
+        // All that goes is away before anything comes.
         let moved = self
             .look_again()
-            .and_then(|()| match modules {
-                None => Ok(()),
-                Some(modules) => {
-                    modules.take_out(&mut moves, &mut repositories)?;
-                    modules.place(&mut moves, &mut repositories)
-                }
+            .and_then(|()| {
+                modules.map_or(Ok(()), |modules| {
+                    modules.take_out(&mut moves, &mut repositories)
+                })
             })
-            .and_then(|()| self.move_files(&mut moves));
+            .and_then(|()| self.take_out(&mut moves))
+            .and_then(|()| {
+                modules.map_or(Ok(()), |modules| {
+                    modules.place(&mut moves, &mut repositories)
+                })
+            })
+            .and_then(|()| {
+                self.staging
+                    .merge(Path::new(""), &mut moves, self.link.stop)
+            });
         let made = moved
             .and_then(|()| self.make_index())
             .and_then(|()| self.move_index());
         if let Err(error) = made {
-            moves.undo();
-            repositories.undo();
-            if before.left.is_none() {
+            // On a full disk directories cannot be made again beside it.
+            let _ = std::fs::remove_file(self.ours("index"));
+            let is_back = [moves.undo(), repositories.undo()] == [true, true];
+            // What could not be put back the same command again makes anew, by the note.
+            if is_back && before.left.is_none() {
                 Way::forget(&before.copy.git_dir)?;
             }
             return Err(error);
@@ -182,8 +192,8 @@ impl Applying<'_> {
         }
     }
 
-    /// What goes goes first.
-    fn move_files(&self, moves: &mut Moves<'_>) -> Result<(), RestoreError> {
+    /// Takes away the files that go.
+    fn take_out(&self, moves: &mut Moves<'_>) -> Result<(), RestoreError> {
         let (seen, plan, stop) = (self.seen, self.plan, self.link.stop);
         for change in plan.changes.iter().filter(|change| change.new.is_none()) {
             if stop.is_set() {
@@ -195,7 +205,7 @@ impl Applying<'_> {
                 false => moves.take_out(&path)?,
             }
         }
-        self.staging.merge(Path::new(""), moves, stop)
+        Ok(())
     }
 
     fn make_index(&self) -> Result<(), RestoreError> {

@@ -15,6 +15,9 @@ use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::index::SUBMODULE;
 
+/// What every path can begin with.
+const HERE: &[u8] = b"./";
+
 /// Takes the path of something.
 pub(super) type Each<'e> = &'e mut dyn FnMut(&[u8]) -> Result<(), RestoreError>;
 
@@ -140,9 +143,16 @@ pub(super) fn ignored(
     if paths.is_empty() {
         return Ok(());
     }
+    let words = |text| <[u8]>::split(text, |b| *b == 0).filter(|word: &&[u8]| !word.is_empty());
     let listed = || {
-        let mut list = tempfile::tempfile()?;
-        list.write_all(paths)?;
+        let mut list = io::BufWriter::new(tempfile::tempfile()?);
+        for path in words(paths) {
+            // It reads patterns: what begins with a colon would be one.
+            for part in [HERE, path, b"\0"] {
+                list.write_all(part)?;
+            }
+        }
+        let mut list = list.into_inner().map_err(io::IntoInnerError::into_error)?;
         io::Seek::rewind(&mut list)?;
         Ok(list)
     };
@@ -150,7 +160,46 @@ pub(super) fn ignored(
     let args = ["check-ignore", "-z", "--stdin"];
     let said = run::of_files(stop, (scratch, target), until, list.into(), &args)?;
     // They come in the order in which they were asked about.
-    let words = |text| <[u8]>::split(text, |b| *b == 0).filter(|word: &&[u8]| !word.is_empty());
-    let mut said = words(&said).peekable();
+    let said = words(&said).map(|path| path.strip_prefix(HERE).unwrap_or(path));
+    let mut said = said.peekable();
     words(paths).try_for_each(|path| each(path, said.next_if_eq(&path).is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Git would ask about another file.
+    #[test]
+    fn names_are_no_patterns() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = Command::new("git")
+            .args(["init", "--quiet"])
+            .arg(directory.path())
+            .status();
+        assert!(made.unwrap().success());
+        fs::write(directory.path().join(".gitignore"), "core\n*.o\n").unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut ignored = Vec::new();
+        let at = (directory.path(), directory.path());
+        let asked = b":core\0core\0:!x\0a/[x].o\0";
+        super::ignored(asked, at, until, &Stop::default(), |path, is_ignored| {
+            ignored.push((String::from_utf8_lossy(path).into_owned(), is_ignored));
+            Ok(())
+        })
+        .unwrap();
+        let expected = [
+            (":core", false),
+            ("core", true),
+            (":!x", false),
+            ("a/[x].o", true),
+        ];
+        assert_eq!(
+            ignored,
+            expected.map(|(path, is_ignored)| (path.to_owned(), is_ignored))
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::copy::Copy;
-use super::held::Held;
+use super::held::{Held, Tip};
 use super::lock::{self, Locks};
 use super::modules::Modules;
 use super::packed;
@@ -105,13 +105,20 @@ impl Replacing<'_> {
         if ends.exists() {
             put(&self.scratch.join(".git/shallow"), &shallow)?;
         }
+        // Own refs go before what shows that somebody else has their commits, which may be a HEAD that is no branch's: who
+        // is killed is asked nothing.
+        let is_detached = Tip::read(git_dir).is_ok_and(|tip| tip.detached().is_some());
+        if is_detached {
+            clear_own(git_dir, &self.kept_packed(), &mut removal)?;
+        }
         if let Some(commit) = commit {
             let head = ours.join("HEAD");
             fs::write(&head, format!("{commit}\n")).map_err(failed("write", &head))?;
             put(&head, &git_dir.join("HEAD"))?;
         }
-        // Own branches go before what shows that somebody else has their commits: who is killed is asked nothing.
-        clear_branches(git_dir, &self.kept_packed(), &mut removal)?;
+        if !is_detached {
+            clear_own(git_dir, &self.kept_packed(), &mut removal)?;
+        }
         let packed = made.join("packed-refs");
         match packed.exists() {
             true => put(&packed, &git_dir.join("packed-refs"))?,
@@ -163,17 +170,23 @@ impl Replacing<'_> {
     }
 }
 
-/// Removes all branches, those in `packed-refs` first: `packed` is what that has besides. So at no moment an old value shows
-/// in the place of one that has gone.
-fn clear_branches(
-    git_dir: &Path,
-    packed: &Path,
-    removal: &mut Removal<'_>,
-) -> Result<(), RestoreError> {
+/// Removes all refs but those of the upstream, branches in `packed-refs` first: `packed` is what that has besides. So at no
+/// moment an old value shows in the place of one that has gone. What the upstream has of them comes again.
+fn clear_own(git_dir: &Path, packed: &Path, removal: &mut Removal<'_>) -> Result<(), RestoreError> {
     if packed.exists() {
         put(packed, &git_dir.join("packed-refs"))?;
     }
-    removal.clear(&git_dir.join("refs/heads"))
+    let refs = git_dir.join("refs");
+    removal.clear(&refs.join("heads"))?;
+    for (path, is_directory) in listing(&refs)? {
+        match is_directory {
+            true if path.ends_with("remotes") => {}
+            true => removal.clear(&path)?,
+            false if is_lock(&path) || is_no_ref(&path) => {}
+            false => removal.remove(&path)?,
+        }
+    }
+    Ok(())
 }
 
 fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
@@ -312,12 +325,12 @@ mod tests {
         // What is in the place of a log cannot be removed: it ends here.
         write("logs/refs/heads/main/x", "");
         let mut removal = Removal::new(git_dir, Some(&held), &mut locks, None);
-        clear_branches(git_dir, &kept, &mut removal).unwrap_err();
+        clear_own(git_dir, &kept, &mut removal).unwrap_err();
         let packed = || fs::read_to_string(git_dir.join("packed-refs")).unwrap();
         assert_eq!(packed(), format!("{head}{tags}"));
         assert!(git_dir.join("refs/heads/main").exists());
         fs::remove_dir_all(git_dir.join("logs")).unwrap();
-        clear_branches(git_dir, &kept, &mut removal).unwrap();
+        clear_own(git_dir, &kept, &mut removal).unwrap();
         assert!(!git_dir.join("refs/heads").exists() && removal.kept().is_empty());
         // Without branches it stays as it is.
         packed::without_branches(git_dir, &kept, |_| unreachable!()).unwrap();

@@ -203,12 +203,17 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes the locks that a run of ours has left below the directory of refs.
-pub(super) fn sweep(refs: &Path) {
-    for entry in fs::read_dir(refs).into_iter().flatten().flatten() {
+/// Removes the locks that a run of ours has left in the repository at `git_dir`.
+pub(super) fn sweep(git_dir: &Path) {
+    sweep_in(git_dir, false);
+    sweep_in(&git_dir.join("refs"), true);
+}
+
+fn sweep_in(directory: &Path, is_deep: bool) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() => sweep(&path),
+            Ok(kind) if kind.is_dir() && is_deep => sweep_in(&path, true),
             Ok(kind) if kind.is_file() && path.extension().is_some_and(|end| end == "lock") => {
                 remove_left(&path);
             }

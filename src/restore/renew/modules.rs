@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
@@ -62,6 +63,8 @@ pub(super) struct Modules<'m> {
     gone: Vec<Checkout>,
     /// What goes below `modules`, relative to the repository.
     repositories: Vec<PathBuf>,
+    /// What a run that was killed has left there of repositories that go.
+    remains: Vec<PathBuf>,
     /// What was looked at of each, unless it may go with whatever it has.
     held: Vec<AllHeld>,
 }
@@ -84,6 +87,7 @@ impl<'m> Modules<'m> {
             jobs: Vec::new(),
             gone: Vec::new(),
             repositories: Vec::new(),
+            remains: Vec::new(),
             held: Vec::new(),
         };
         modules.sort()?;
@@ -102,7 +106,11 @@ impl<'m> Modules<'m> {
             }
         }
         for one in self.all.clone() {
-            let old = there.remove(&one.path);
+            let mut old = there.remove(&one.path);
+            if old.is_none() && self.around.is_left {
+                // The run that was killed had come so far.
+                old = self.checkout(&one.path)?;
+            }
             if one.update.as_deref() == Some("none") {
                 continue;
             }
@@ -206,6 +214,8 @@ impl<'m> Modules<'m> {
             let is_repository = there.join("HEAD").exists();
             if is_repository {
                 self.repositories.push(above.to_owned());
+            } else if above == path && there.exists() && self.around.is_left {
+                self.remains.push(above.to_owned());
             } else if above == path && there.exists() {
                 let why = format!("its .git/{} is no repository", path.display());
                 return Err(not_taken(self.around.staging.target(), why));
@@ -314,7 +324,13 @@ impl<'m> Modules<'m> {
         Ok(())
     }
 
-    /// The first thing at or below `path` that none of those that go tracks.
+    /// Whether a file is tracked where it goes: by one of those that go, or around them, where something else comes.
+    fn goes(&self, path: &Path) -> bool {
+        let bytes = path.as_os_str().as_bytes();
+        self.around.entries.find(bytes).is_ok() || self.gone.iter().any(|gone| gone.has(path))
+    }
+
+    /// The first thing at or below `path` that nothing tracks of what goes.
     fn other(&self, path: &Path) -> Result<Option<PathBuf>, RestoreError> {
         if self.site.stop.is_set() {
             return Err(stopped());
@@ -323,8 +339,7 @@ impl<'m> Modules<'m> {
         match fs::symlink_metadata(&at) {
             Err(_) => return Ok(None),
             Ok(found) if !found.is_dir() => {
-                let is_gone = self.gone.iter().any(|gone| gone.has(path));
-                return Ok((!is_gone).then(|| path.to_owned()));
+                return Ok((!self.goes(path)).then(|| path.to_owned()));
             }
             Ok(_) => {}
         }
@@ -393,6 +408,9 @@ impl<'m> Modules<'m> {
             files.take_away(&git)?;
             files.remove_emptied(&git);
         }
+        for path in &self.remains {
+            repositories.take_away(path)?;
+        }
         for (number, path) in self.repositories.iter().enumerate() {
             // One that goes piece by piece is looked at once for all of them.
             let there = self.around.copy.git_dir.join(path);
@@ -424,6 +442,9 @@ impl<'m> Modules<'m> {
     /// Whether the repository that was moved from `path` is as it was when it was looked at, and one that goes.
     pub(super) fn may_go(&self, path: &Path, now: &Path) -> io::Result<bool> {
         let is_one = |gone: &PathBuf| path.starts_with(gone);
+        if self.remains.iter().any(is_one) {
+            return Ok(true);
+        }
         let Some(number) = self.repositories.iter().position(is_one) else {
             return Ok(false);
         };
@@ -443,7 +464,9 @@ impl<'m> Modules<'m> {
         for (path, repository) in self.site.made() {
             repositories.make_above(&repository)?;
             repositories.place(&repository)?;
+            // What is there must not come into the tree that is still to be merged.
             if fs::symlink_metadata(self.around.staging.target().join(&path)).is_ok() {
+                files.take_away(&path)?;
                 files.place(&path)?;
             }
         }

@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
 use super::held::Held;
 use super::lock::Locks;
 use crate::refs;
@@ -75,8 +78,9 @@ impl<'r> Removal<'r> {
             return Ok(());
         }
         // Of a stash it has all but the last.
-        remove(&self.log(path))?;
-        remove(path)?;
+        let name = self.name(path);
+        remove_below(self.git_dir, &Path::new("logs").join(name))?;
+        remove_below(self.git_dir, name)?;
         self.release(path);
         Ok(())
     }
@@ -96,10 +100,6 @@ impl<'r> Removal<'r> {
             )));
         }
         fs::rename(from, path).map_err(failed("rename to", path))
-    }
-
-    fn log(&self, path: &Path) -> PathBuf {
-        self.git_dir.join("logs").join(self.name(path))
     }
 
     /// Removes those below a directory, and that itself unless something stays there, or somebody has a lock.
@@ -152,6 +152,26 @@ impl<'r> Removal<'r> {
             }
         }
         remove_directory(directory)
+    }
+}
+
+/// Removes the file at `path` below `root`, if only directories lead there: what is behind a link is nobody's to remove.
+fn remove_below(root: &Path, path: &Path) -> Result<(), RestoreError> {
+    let whole = root.join(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(root, flags.difference(OFlags::NOFOLLOW), Mode::empty());
+    let mut directory = opened.map_err(|e| RestoreError::disk("open", root, e))?;
+    for name in path.parent().into_iter().flatten() {
+        directory = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+            Ok(inside) => inside,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(e) => return Err(RestoreError::disk("remove", &whole, e)),
+        };
+    }
+    let name = path.file_name().unwrap_or_default();
+    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(RestoreError::disk("remove", &whole, e)),
     }
 }
 
