@@ -214,6 +214,7 @@ impl Jobs {
             tracing::debug!(repository = &*repo.name, "no reverse indices yet: {e}");
         }
         drop(setting_up);
+        self.tell_what_is_owed(&repo).await;
         if let Some(head) = self.read_head(&repo).await {
             repo.set_first_head(head);
             self.rebuild(&repo, Cause::Timer);

@@ -145,11 +145,14 @@ impl Jobs {
         shared: &Shared,
         repo: &Repo,
         base: &Base,
-    ) -> Result<Generation, MirrorError> {
+    ) -> Result<Generation, ShareError> {
         let noted = read(repo).await?;
         let noted = match noted.due {
             Some(raise) if base.head.has_raised(RandomId(raise)) => {
                 let head = base.head.at();
+                if !shared.is_readonly {
+                    self.tell_idle(shared, repo, RandomId(raise)).await?;
+                }
                 note(shared, repo, |noted| {
                     if noted.due == Some(raise) {
                         noted.due = None;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::breaker::{Breaker, Hears, Outcome};
 use crate::store::remote::objects::{
-    Condition, Content, Found, Listed, ObjectError, Objects, Version,
+    Condition, Content, Found, Got, Listed, ObjectError, Objects, Version,
 };
 use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
 
@@ -166,6 +166,21 @@ impl Objects for Guarded {
         let bytes = found.as_ref().map_or(0, |found| found.bytes.len());
         self.gate.meter.add(Event::StoreReadBytes, bytes as u64);
         Ok(found)
+    }
+
+    async fn get_unless(
+        &self,
+        key: &str,
+        bytes_max: usize,
+        known: Option<&Version>,
+    ) -> Result<Got, ObjectError> {
+        let answer = self.objects.get_unless(key, bytes_max, known);
+        let got = self.ask(StoreRequest::Read, ("read", key), answer).await?;
+        if let Got::Found(found) = &got {
+            let bytes = found.bytes.len() as u64;
+            self.gate.meter.add(Event::StoreReadBytes, bytes);
+        }
+        Ok(got)
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {

@@ -52,9 +52,10 @@ impl Jobs {
         }
     }
 
-    /// The same of what is served, which an earlier process may have published, or one without a store.
+    /// The same of what is served, which an earlier process may have published, or one without a store, once somebody uses it.
     pub(super) fn offer_current(self: &Rc<Self>, repo: &Arc<Repo>) {
         if self.shared.is_some()
+            && repo.asked.is_in_use()
             && let Some(archive) = repo.archive_of(&Want::default())
         {
             self.offer(repo, &archive);
@@ -163,6 +164,8 @@ impl Jobs {
             let published = uploads.publish(&shared.objects, &place, there, what, stamp);
             match published.await? {
                 Published::Done(_) => {
+                    // What is named no more goes also if nobody uses it.
+                    shared.look_within(&repo.name, self.kept());
                     if agreed.owed.is_some() {
                         self.note_told(shared, repo, agreed.generation).await?;
                     }

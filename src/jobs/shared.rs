@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
@@ -68,8 +69,12 @@ pub(super) struct Seen {
     sequence: u64,
     /// It is said that it was.
     is_said: bool,
+    /// As it was read last, of a repository in use.
+    pub(super) last: Option<Rc<Base>>,
     /// When it was last looked at.
     pub(super) looked: Option<Instant>,
+    /// When it is to be, whether somebody uses the repository or not.
+    pub(super) next: Option<Instant>,
     /// Somebody looks now.
     pub(super) is_looked_at: bool,
     /// Held while something expires here, or the others are told of it.
@@ -178,7 +183,13 @@ impl Shared {
 
     /// Reads a head. What is written on top of it goes above all that was seen.
     pub(super) async fn base(&self, name: &Arc<str>, place: &Place) -> Result<Base, ShareError> {
-        let base = Base::read(&self.objects, place).await?;
+        let before = self
+            .seen
+            .borrow()
+            .get(name)
+            .and_then(|seen| seen.last.clone());
+        let before = before.as_deref();
+        let base = Base::read_unless(&self.objects, place, before).await?;
         let mut all = self.seen.borrow_mut();
         if !base.is_there() && !all.contains_key(name) {
             // Anybody can ask for what there is not.
@@ -198,12 +209,23 @@ impl Shared {
         }
         seen.is_said = is_below;
         seen.sequence = seen.sequence.max(base.head.sequence);
+        if before.is_none_or(|before| !before.is_as(&base)) {
+            seen.last = Some(Rc::new(base.clone()));
+        }
         Ok(base.above(seen.sequence))
     }
 
     /// What is known of a head.
     pub(super) fn with_seen<T>(&self, name: &Arc<str>, with: impl FnOnce(&mut Seen) -> T) -> T {
         with(self.seen.borrow_mut().entry(name.clone()).or_default())
+    }
+
+    /// A head is to be looked at within so long, whether somebody uses the repository or not.
+    pub(super) fn look_within(&self, name: &Arc<str>, wait: Duration) {
+        let at = Instant::now() + wait;
+        self.with_seen(name, |seen| {
+            seen.next = Some(seen.next.map_or(at, |next| next.min(at)));
+        });
     }
 
     /// Whether something is to be uploaded that can be, as far as is known.

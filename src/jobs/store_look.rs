@@ -1,7 +1,7 @@
 //! What was shared is looked at now and then: whether the head of a repository still says it, whether all of it is there,
 //! whether something has expired at another server, and what is to be removed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{
-    STORE_LIST_MS, STORE_LOOK_IN_USE_MS, STORE_LOOK_MS, STORE_LOOK_TICK_MS, STORE_SWEEP_MS,
+    OFFER_RETRY_MAX_MS, STORE_LIST_MS, STORE_LOOK_ALL_MS, STORE_LOOK_IN_USE_MS, STORE_LOOK_TICK_MS,
+    STORE_RAISED_LOOK_MS, STORE_SWEEP_MS,
 };
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
@@ -22,6 +23,7 @@ use crate::store::remote::head::Condemned;
 use crate::store::remote::key::{Place, hex};
 use crate::store::remote::listing::Listing;
 use crate::store::remote::publish::{Base, SystemRandom};
+use crate::store::remote::raised::{Heard, News};
 
 fn is_long_ago(at: Option<Instant>, ms: u64) -> bool {
     at.is_none_or(|at| at.elapsed() >= Duration::from_millis(ms))
@@ -37,9 +39,10 @@ impl Drop for Looking<'_> {
 }
 
 impl Jobs {
-    /// Looks at the heads of what is here, each in its time.
+    /// Looks at the heads of what is in use here, each in its time, and at those of others where there is something to see to.
     pub(super) async fn keep_shared(self: Rc<Self>) {
         let Some(shared) = &self.shared else { return };
+        spawn_local(self.clone().hear_raised());
         let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
         loop {
             tokio::time::sleep(Duration::from_millis(tick_ms)).await;
@@ -60,26 +63,77 @@ impl Jobs {
         }
     }
 
+    /// Hears now and then where something has expired, so that nobody asks for the heads of what nobody uses.
+    async fn hear_raised(self: Rc<Self>) {
+        let Some(shared) = &self.shared else { return };
+        // All that was found at the start is known from then on, and the sender is there for as long as this is.
+        let _ = self
+            .taken_over
+            .subscribe()
+            .wait_for(|is_over| *is_over)
+            .await;
+        let wait_ms = self.faults.store_look_ms.unwrap_or(STORE_RAISED_LOOK_MS);
+        let mut heard = Heard::default();
+        loop {
+            match heard.news(&shared.objects).await {
+                Ok(news) => self.look_where(shared, &news),
+                Err(why) => {
+                    tracing::debug!("what has expired elsewhere was not heard: {}", causes(&why))
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+    }
+
+    fn look_where(&self, shared: &Shared, news: &News) {
+        if *news == News::Of(BTreeSet::new()) {
+            return;
+        }
+        for repo in self.catalog.registry.all() {
+            let wait_ms = match news {
+                // Not all at once.
+                News::All => SystemRandom::below(STORE_LOOK_ALL_MS),
+                News::Of(dirs) if dirs.contains(place_of(&repo).dir()) => 0,
+                News::Of(_) => continue,
+            };
+            shared.look_within(&repo.name, Duration::from_millis(wait_ms));
+        }
+    }
+
     /// Whether it is time for a look; if so it is this one's.
     fn take_look(&self, shared: &Shared, repo: &Repo) -> bool {
-        let interval_ms = match repo.asked.is_in_use() {
-            true => STORE_LOOK_IN_USE_MS,
-            false => STORE_LOOK_MS,
+        let interval_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_IN_USE_MS);
+        let is_in_use = repo.asked.is_in_use();
+        let mut all = shared.seen.borrow_mut();
+        let seen = match is_in_use {
+            true => all.entry(repo.name.clone()).or_default(),
+            false => match all.get_mut(&repo.name) {
+                Some(seen) => seen,
+                None => return false,
+            },
         };
-        let interval_ms = self.faults.store_look_ms.unwrap_or(interval_ms);
-        shared.with_seen(&repo.name, |seen| {
-            let is_due = !seen.is_looked_at && is_long_ago(seen.looked, interval_ms);
-            if is_due {
-                (seen.is_looked_at, seen.looked) = (true, Some(Instant::now()));
-            }
-            is_due
-        })
+        if !is_in_use {
+            seen.last = None;
+        }
+        let is_time = is_in_use && is_long_ago(seen.looked, interval_ms);
+        let is_wanted = seen.next.is_some_and(|next| next <= Instant::now());
+        let is_due = !seen.is_looked_at && (is_time || is_wanted);
+        if is_due {
+            (seen.is_looked_at, seen.looked) = (true, Some(Instant::now()));
+            seen.next = None;
+        }
+        is_due
+    }
+
+    /// How long it is until a look that was in vain is tried again.
+    fn again(&self) -> Duration {
+        Duration::from_millis(self.faults.store_look_ms.unwrap_or(OFFER_RETRY_MAX_MS))
     }
 
     /// The next look is due at once.
     pub(super) fn look_shared_soon(&self, name: &Arc<str>) {
         if let Some(shared) = &self.shared {
-            shared.with_seen(name, |seen| seen.looked = None);
+            shared.look_within(name, Duration::ZERO);
         }
     }
 
@@ -89,6 +143,7 @@ impl Jobs {
         if let Err(why) = self.look_shared(shared, &repo).await {
             let (repository, why) = (&*repo.name, causes(&why));
             tracing::debug!(repository, "what is shared was not looked at: {why}");
+            shared.look_within(&repo.name, self.again());
         }
         drop(looking);
     }
@@ -119,6 +174,12 @@ impl Jobs {
         {
             archive.set_offered(false);
             self.offer(repo, &archive);
+        }
+        // Also if nobody uses it any more.
+        if agreed.owed.is_some() {
+            shared.look_within(&repo.name, self.again());
+        } else if !base.head.condemned.is_empty() {
+            shared.look_within(&repo.name, self.kept());
         }
         // The semaphore is never closed, so this only waits.
         let _turn = shared.looks.acquire().await;

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use super::generation::{Agreed, note, read};
 use super::left::locks;
-use super::shared::{ShareError, Shared};
+use super::shared::{ShareError, Shared, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
@@ -26,6 +26,7 @@ use crate::store::remote::change::{Change, Generation};
 use crate::store::remote::key::{Place, RandomId, hex};
 use crate::store::remote::listing::Listing;
 use crate::store::remote::publish::{Base, Contents, Draw, Published, SystemRandom, Uploads};
+use crate::store::remote::raised;
 use crate::telemetry::metrics::Cause;
 
 impl Jobs {
@@ -132,7 +133,8 @@ impl Jobs {
         shared: &Shared,
         repo: &Repo,
         generation: Generation,
-    ) -> Result<(), MirrorError> {
+    ) -> Result<(), ShareError> {
+        self.tell_idle(shared, repo, generation.raise).await?;
         shared.with_seen(&repo.name, |seen| seen.owed = None);
         note(shared, repo, |noted| {
             if noted.due == Some(generation.raise.0) {
@@ -144,6 +146,13 @@ impl Jobs {
         let (repository, generation) = (&*repo.name, generation.number);
         tracing::info!(repository, generation, "what has expired is shared no more");
         Ok(())
+    }
+
+    /// Has others told of what an earlier process has had expire.
+    pub(super) async fn tell_what_is_owed(&self, repo: &Repo) {
+        if self.tells(repo) && read(repo).await.is_ok_and(|noted| noted.due.is_some()) {
+            self.look_shared_soon(&repo.name);
+        }
     }
 
     /// Swaps a head for one that names nothing of what it has named, unless somebody else was faster.
@@ -166,5 +175,19 @@ impl Jobs {
             self.note_told(shared, repo, agreed.generation).await?;
         }
         Ok(())
+    }
+
+    /// Tells those who do not look at the head, for nobody uses the repository there.
+    pub(super) async fn tell_idle(
+        &self,
+        shared: &Shared,
+        repo: &Repo,
+        raise: RandomId,
+    ) -> Result<(), ShareError> {
+        let place = place_of(repo);
+        match raised::tell(&shared.objects, (&place, raise), &mut SystemRandom).await? {
+            true => Ok(()),
+            false => Err(ShareError::Busy),
+        }
     }
 }

@@ -95,8 +95,12 @@ pub const STORE_REST_MAX_MS: u64 = 60_000;
 pub const STORE_LOOK_TICK_MS: u64 = SECOND_MS;
 /// of a repository in use after so long,
 pub const STORE_LOOK_IN_USE_MS: u64 = 10 * SECOND_MS;
-/// and of others.
-pub const STORE_LOOK_MS: u64 = HOUR_MS / 2;
+/// and not at all of others, but where something has expired: which these are is looked at after so long.
+pub const STORE_RAISED_LOOK_MS: u64 = 10 * 60 * SECOND_MS;
+/// So many of them are told of, the last ones: 110 bytes each.
+pub const RAISES_TOLD_MAX: usize = 1000;
+/// Where nobody can tell, all are looked at within so long.
+pub const STORE_LOOK_ALL_MS: u64 = HOUR_MS / 2;
 /// Whether all is there that a head names is looked at when somebody has written it, and once more after so long.
 pub const STORE_LIST_MS: u64 = HOUR_MS;
 /// Time between the two listings of an upstream without which nothing is removed that has expired elsewhere.
@@ -112,3 +116,4 @@ const _: () = assert!(REMOTE_PIECE_BYTES.is_multiple_of(SUM_PIECE_BYTES));
 const _: () = assert!(DOWNLOADS_MAX as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20);
 const _: () = assert!(DOWNLOADS_AT_ONCE <= DOWNLOADS_MAX);
 const _: () = assert!(SUM_PIECE_BYTES <= DOWNLOAD_PIECE_BYTES);
+const _: () = assert!(RAISES_TOLD_MAX * 200 <= SMALL_OBJECT_BYTES_MAX);

@@ -44,7 +44,7 @@ struct State {
     held: tokio::sync::watch::Sender<Option<String>>,
     /// What is refused for good: requests that have this in them.
     denied: Mutex<Option<String>>,
-    /// All that was asked for: method, key and query.
+    /// All that was asked for: method, key and query; and 304 and the key where it was known.
     asked: Mutex<Vec<String>>,
     /// So many reads wait for that.
     holds: AtomicUsize,
@@ -162,6 +162,22 @@ impl BucketServer {
     }
 }
 
+/// An answer without a body.
+fn status(status: StatusCode) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = status;
+    answer
+}
+
+impl State {
+    /// Notes a request; whether it is refused.
+    fn note(&self, asked: &str) -> bool {
+        let denied = self.denied.lock().unwrap().clone();
+        self.asked.lock().unwrap().push(asked.to_owned());
+        denied.is_some_and(|text| asked.contains(&text))
+    }
+}
+
 async fn serve(listener: tokio::net::TcpListener, service: S3Service, state: Arc<State>) {
     while let Ok((socket, _)) = listener.accept().await {
         let (service, state) = (service.clone(), state.clone());
@@ -247,15 +263,6 @@ fn set_up(
     }
 }
 
-/// Notes what is asked for; whether it is refused for good.
-fn is_denied(state: &State, head: &Parts, uploads: &str) -> bool {
-    let asked = format!("{} {uploads}", head.method);
-    let denied = state.denied.lock().unwrap().clone();
-    let is_denied = denied.is_some_and(|text| asked.contains(&text));
-    state.asked.lock().unwrap().push(asked);
-    is_denied
-}
-
 async fn answer(
     request: Request<Incoming>,
     service: S3Service,
@@ -267,14 +274,9 @@ async fn answer(
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
     let uploads = format!("{key}?{}", head.uri.query().unwrap_or_default());
-    let status = |status: StatusCode| {
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = status;
-        answer
-    };
     let allowed = state.allowed.lock().unwrap().clone();
     let is_allowed = |allowed: Vec<String>| allowed.iter().any(|it| it == action(&head));
-    if is_denied(&state, &head, &uploads) || !allowed.is_none_or(is_allowed) {
+    if state.note(&format!("{} {uploads}", head.method)) || !allowed.is_none_or(is_allowed) {
         return Ok(status(StatusCode::FORBIDDEN));
     }
     wait_held(&state, &head, &uploads).await;
@@ -304,8 +306,13 @@ async fn answer(
         head.method == Method::PUT,
         head.uri.query().map(str::to_owned),
     );
+    let known = head.headers.get("if-none-match").cloned();
     let request = Request::from_parts(head, Body::from(body));
     let answer = service.call(request).await?;
+    if known.is_some() && known == answer.headers().get("etag").cloned() {
+        state.asked.lock().unwrap().push(format!("304 {key}"));
+        return Ok(status(StatusCode::NOT_MODIFIED));
+    }
     let answer = set_up(&state, is_put, query.as_deref(), answer);
     match fault {
         Some(Fault::Refused) => Ok(status(StatusCode::PRECONDITION_FAILED)),

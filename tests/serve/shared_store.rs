@@ -95,6 +95,7 @@ fn an_empty_server_has_what_another_one_has_shared() {
     first.stop();
     // What was there before there was a store is shared as well.
     let first = lab.settings().with(&["--store", &url]).start();
+    hit(&first, "small");
     wait_shared(&first, 1);
     let target = lab::target("small");
     let newest = push_and_share(&lab, &first);
@@ -364,6 +365,34 @@ fn what_expires_while_the_upstream_is_away_leaves_nobody_without() {
     }
     fs::rename(lab.scratch("hidden-small"), lab.upstream("small")).unwrap();
     expect_clone(&lab, "small", &now.body);
+}
+
+/// Of what is in use the head is read on the condition that it has changed, and of what is not nothing is asked.
+#[test]
+fn what_nobody_uses_costs_no_requests() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let settings = || Settings {
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    let settings = || settings().with(&["--store", "s3://farm"]);
+    let start = || settings().with_fault("store-look-ms=50").start();
+    let server = start();
+    hit(&server, "small");
+    wait_shared(&server, 1);
+    wait::until_true("it is known", || bucket.asked(&["304 ", "/head.json"]) > 3);
+    server.stop();
+    let before = bucket.asked(&["/repos/"]);
+    let told = bucket.asked(&["GET ", "/raised.json"]);
+    let server = start();
+    server.wait_logged("ready");
+    wait::until_true("it asks for what concerns all", || {
+        bucket.asked(&["GET ", "/raised.json"]) > told + 5
+    });
+    assert_eq!(bucket.asked(&["/repos/"]), before);
+    hit(&server, "small");
+    wait::until_true("it is in use", || bucket.asked(&["/repos/"]) > before);
 }
 
 /// What was begun to be taken before something expired is nobody's who asks afterwards.

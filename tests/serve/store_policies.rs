@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use tarpon::limits::{
-    DOWNLOAD_PIECE_BYTES, REMOTE_PIECE_BYTES, STORE_LIST_MS, STORE_LOOK_IN_USE_MS, STORE_LOOK_MS,
-    STORE_SWEEP_MS,
+    DOWNLOAD_PIECE_BYTES, REMOTE_PIECE_BYTES, STORE_LIST_MS, STORE_LOOK_IN_USE_MS,
+    STORE_RAISED_LOOK_MS, STORE_SWEEP_MS,
 };
 
 use super::bucket_server::BucketServer;
@@ -109,14 +109,15 @@ fn requests_a_day_are_those_of_the_limits() {
         0..1000 => count.to_string(),
         _ => format!("{},{:03}", count / 1000, count % 1000),
     };
-    let (in_use, idle) = (DAY_MS / STORE_LOOK_IN_USE_MS, DAY_MS / STORE_LOOK_MS);
-    let (in_use, idle) = (thousands(in_use), thousands(idle));
+    let in_use = thousands(DAY_MS / STORE_LOOK_IN_USE_MS);
+    let raised = DAY_MS / STORE_RAISED_LOOK_MS;
     let lists = DAY_MS / STORE_LIST_MS;
     assert_eq!(STORE_SWEEP_MS, DAY_MS);
     for said in [
-        format!("| reads of a head | N × ({in_use} × U + {idle} × (M − U)) |"),
-        format!("| lists of a repository | N × {lists} × M |"),
-        "| sweeps | N × M |".to_owned(),
+        format!("| reads of a head | N × {in_use} × U |"),
+        format!("| reads of `raised.json` | N × {raised} |"),
+        format!("| lists of a repository | N × {lists} × U |"),
+        "| sweeps | N × U |".to_owned(),
         format!("for each {} MiB of it", REMOTE_PIECE_BYTES >> 20),
         format!("one for each {} MiB at most", DOWNLOAD_PIECE_BYTES >> 20),
     ] {

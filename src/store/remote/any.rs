@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::breaker::Hears;
 use super::bucket::Bucket;
 use super::files::FileStore;
-use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Page, Version};
+use super::objects::{Condition, Content, Found, Got, Listed, ObjectError, Objects, Page, Version};
 use crate::config::StoreUrl;
 
 /// One of those that are known.
@@ -94,6 +94,18 @@ impl Objects for AnyStore {
         match self {
             AnyStore::Bucket(store) => store.get(key, bytes_max).await,
             AnyStore::Files(store) => store.get(key, bytes_max).await,
+        }
+    }
+
+    async fn get_unless(
+        &self,
+        key: &str,
+        bytes_max: usize,
+        known: Option<&Version>,
+    ) -> Result<Got, ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.get_unless(key, bytes_max, known).await,
+            AnyStore::Files(store) => store.get_unless(key, bytes_max, known).await,
         }
     }
 

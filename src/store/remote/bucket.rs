@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use super::asks::Asks;
 use super::breaker::{Hears, Outcome};
-use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Page, Version};
+use super::objects::{Condition, Content, Found, Got, Listed, ObjectError, Objects, Page, Version};
 use super::profile::{Profile, ProfileKeys};
 use super::publish::SystemRandom;
 use super::sums::{FileError, SummedFile};
@@ -418,11 +418,28 @@ impl Objects for Bucket {
     }
 
     async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
+        match self.get_unless(key, bytes_max, None).await? {
+            Got::Found(found) => Ok(Some(found)),
+            Got::Absent | Got::Same => Ok(None),
+        }
+    }
+
+    async fn get_unless(
+        &self,
+        key: &str,
+        bytes_max: usize,
+        known: Option<&Version>,
+    ) -> Result<Got, ObjectError> {
+        use object_store::Error::{NotFound, NotModified};
         let op = "read";
         let path = self.path(key);
-        let got = self.client.get_opts(&path, GetOptions::default());
-        let got = match got.await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        let options = GetOptions {
+            if_none_match: known.map(|Version(tag)| tag.clone()),
+            ..GetOptions::default()
+        };
+        let got = match self.client.get_opts(&path, options).await {
+            Err(NotFound { .. }) => return Ok(Got::Absent),
+            Err(NotModified { .. }) => return Ok(Got::Same),
             got => got.map_err(|e| unanswered(op, key, e))?,
         };
         // What it says of its length bounds what is read of it.
@@ -435,7 +452,7 @@ impl Objects for Bucket {
         };
         let bytes = got.bytes().await.map_err(|e| failed(op, key, e))?;
         let (bytes, version) = (bytes.into(), Version(tag));
-        Ok(Some(Found { bytes, version }))
+        Ok(Got::of(Some(Found { bytes, version }), known))
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {

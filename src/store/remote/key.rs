@@ -229,6 +229,12 @@ impl Place {
         Place { identity, dir }
     }
 
+    /// The directory of all of them.
+    #[must_use]
+    pub fn dir(&self) -> &str {
+        &self.dir
+    }
+
     /// Its head.
     #[must_use]
     pub fn head(&self) -> String {

@@ -5,6 +5,7 @@
 //! PREFIX/v1/repos/HASH/head.json         the one object that matters and is ever replaced
 //! PREFIX/v1/repos/HASH/parts/NAME.NONCE  packs, frames, refs, manifests: written once
 //! PREFIX/v1/repos/HASH/lease.json        who works on the repository
+//! PREFIX/v1/raised.json                  which repositories had something expire lately
 //! ```
 //!
 //! - [`head`]: what a head says, and what may follow it; functions without any input or output.
@@ -23,6 +24,7 @@
 //! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
+//! - [`raised`]: where something has expired, for who does not look at all heads.
 //! - [`twice`]: whether what an upstream lists is believed.
 //! - [`probe`]: whether one keeps its promises.
 //! - [`kept`], [`asks`]: by what a bucket keeps what is removed, and how it is asked about that.
@@ -65,6 +67,7 @@ pub mod plan;
 pub mod probe;
 pub mod profile;
 pub mod publish;
+pub mod raised;
 pub mod sums;
 pub mod swap;
 pub mod twice;

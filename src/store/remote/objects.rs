@@ -24,6 +24,29 @@ pub struct Found {
     pub version: Version,
 }
 
+/// What is found of an object of which some version is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Got {
+    /// There is none.
+    Absent,
+    /// It is that version.
+    Same,
+    /// It is another one.
+    Found(Found),
+}
+
+impl Got {
+    /// What was read is that.
+    #[must_use]
+    pub fn of(found: Option<Found>, known: Option<&Version>) -> Got {
+        match found {
+            None => Got::Absent,
+            Some(found) if known == Some(&found.version) => Got::Same,
+            Some(found) => Got::Found(found),
+        }
+    }
+}
+
 /// What a part is made of, where it is uploaded from a machine.
 #[derive(Debug, Clone)]
 pub enum Content {
@@ -200,6 +223,16 @@ pub trait Objects {
         key: &str,
         bytes_max: usize,
     ) -> impl Future<Output = Result<Option<Found>, ObjectError>>;
+
+    /// The same unless it is the version that is known.
+    fn get_unless(
+        &self,
+        key: &str,
+        bytes_max: usize,
+        known: Option<&Version>,
+    ) -> impl Future<Output = Result<Got, ObjectError>> {
+        async move { Ok(Got::of(self.get(key, bytes_max).await?, known)) }
+    }
 
     /// Reads a part of an object, which must be there and as long.
     fn get_range(

@@ -6,7 +6,7 @@ use super::change::{Change, NotYet, Uploaded};
 use super::head::{BadHead, Head};
 use super::key::{PartKey, Place, RandomId};
 use super::listing::Listing;
-use super::objects::{Condition, Found, ObjectError, Objects, Version};
+use super::objects::{Condition, Found, Got, ObjectError, Objects, Version};
 use super::swap::{Swapped, swap};
 use crate::limits::{REMOTE_TRIES_MAX, STORE_HEAD_BYTES_MAX};
 
@@ -38,13 +38,30 @@ impl Base {
     /// # Errors
     /// See [`RemoteError`].
     pub async fn read(objects: &impl Objects, place: &Place) -> Result<Base, RemoteError> {
+        Base::read_unless(objects, place, None).await
+    }
+
+    /// The same, once more: if nobody has written since, little is read.
+    ///
+    /// # Errors
+    /// See [`RemoteError`].
+    pub async fn read_unless(
+        objects: &impl Objects,
+        place: &Place,
+        before: Option<&Base>,
+    ) -> Result<Base, RemoteError> {
         let key = place.head();
-        let found = objects.get(&key, STORE_HEAD_BYTES_MAX).await?;
-        let Some(found) = found else {
-            return Ok(Base {
-                head: Head::empty(place.identity.clone()),
-                version: None,
-            });
+        let known = before.and_then(|before| before.version.as_ref());
+        let got = objects.get_unless(&key, STORE_HEAD_BYTES_MAX, known);
+        let found = match (got.await?, before) {
+            (Got::Found(found), _) => found,
+            (Got::Same, Some(before)) => return Ok(before.clone()),
+            (Got::Same | Got::Absent, _) => {
+                return Ok(Base {
+                    head: Head::empty(place.identity.clone()),
+                    version: None,
+                });
+            }
         };
         match Head::decode(&found.bytes, &place.identity) {
             Ok(head) => Ok(Base {
