@@ -1,7 +1,7 @@
 //! What was shared is looked at now and then: whether the head of a repository still says it, whether all of it is there,
 //! whether something has expired at another server, and what is to be removed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,15 +86,15 @@ impl Jobs {
     }
 
     fn look_where(&self, shared: &Shared, news: &News) {
-        if *news == News::Of(BTreeSet::new()) {
+        if *news == News::default() {
             return;
         }
         for repo in self.catalog.registry.all() {
             let wait_ms = match news {
+                _ if news.of.contains(place_of(&repo).dir()) => 0,
                 // Not all at once.
-                News::All => SystemRandom::below(STORE_LOOK_ALL_MS),
-                News::Of(dirs) if dirs.contains(place_of(&repo).dir()) => 0,
-                News::Of(_) => continue,
+                News { is_all: true, .. } => SystemRandom::below(STORE_LOOK_ALL_MS),
+                _ => continue,
             };
             shared.look_within(&repo.name, Duration::from_millis(wait_ms));
         }

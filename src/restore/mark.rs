@@ -13,7 +13,7 @@ pub(super) struct Mark {
     inode: u64,
     size: u64,
     modified: Moment,
-    /// When it had come.
+    /// When a directory had come.
     came: Moment,
 }
 
@@ -32,10 +32,12 @@ impl Mark {
             modified: (before.mtime(), before.mtime_nsec()),
             came: (before.ctime(), before.ctime_nsec()),
         };
-        match fs::symlink_metadata(path) {
-            Ok(now) if mark.is_same(&now) => mark.came = (now.ctime(), now.ctime_nsec()),
-            // Somebody was faster.
-            _ => {}
+        // Of a file the rest is enough.
+        if before.is_dir()
+            && let Ok(now) = fs::symlink_metadata(path)
+            && mark.is_same(&now)
+        {
+            mark.came = (now.ctime(), now.ctime_nsec());
         }
         mark
     }

@@ -92,12 +92,12 @@ pub struct Heard {
 }
 
 /// Where a look is worth it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct News {
     /// In these directories.
-    Of(BTreeSet<String>),
-    /// Nobody can tell.
-    All,
+    pub of: BTreeSet<String>,
+    /// In all others as well, sooner or later: something may have been missed.
+    pub is_all: bool,
 }
 
 impl Heard {
@@ -109,7 +109,7 @@ impl Heard {
         let known = self.version.as_ref();
         let got = objects.get_unless(RAISED, SMALL_OBJECT_BYTES_MAX, known);
         let found = match got.await? {
-            Got::Same => return Ok(News::Of(BTreeSet::new())),
+            Got::Same => return Ok(News::default()),
             Got::Found(found) => Some(found),
             Got::Absent => None,
         };
@@ -126,7 +126,10 @@ impl Heard {
         let new = new.map(|one| one.repository).collect();
         self.version = found.map(|found| found.version);
         (self.raises, self.last, self.has_heard) = (now, last, true);
-        Ok(if has_missed { News::All } else { News::Of(new) })
+        Ok(News {
+            of: new,
+            is_all: has_missed,
+        })
     }
 }
 
@@ -153,13 +156,20 @@ mod tests {
         let store = FileStore::open(dir.path());
         let dirs = |paths: &[&str]| {
             let dirs = paths.iter().map(|path| place(path).dir().to_owned());
-            News::Of(dirs.collect())
+            News {
+                of: dirs.collect(),
+                is_all: false,
+            }
+        };
+        let all = |paths: &[&str]| News {
+            is_all: true,
+            ..dirs(paths)
         };
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_time().build().unwrap().block_on(async {
             // Who has just started knows nothing.
             let mut heard = Heard::default();
-            assert_eq!(heard.news(&store).await.unwrap(), News::All);
+            assert_eq!(heard.news(&store).await.unwrap(), all(&[]));
             assert_eq!(heard.news(&store).await.unwrap(), dirs(&[]));
             for (path, raise) in [("a", 1), ("a", 1), ("b", 2)] {
                 assert!(told(&store, path, raise).await);
@@ -180,14 +190,14 @@ mod tests {
             let condition = Condition::Unchanged(found.unwrap().version);
             store.swap(RAISED, bytes, &condition).await.unwrap();
             assert!(told(&store, "e", 4).await);
-            assert_eq!(heard.news(&store).await.unwrap(), News::All);
+            assert_eq!(heard.news(&store).await.unwrap(), all(&["d", "e"]));
             assert_eq!(heard.news(&store).await.unwrap(), dirs(&[]));
             // It was emptied, and somebody tells there.
             store.delete(RAISED).await.unwrap();
             assert!(told(&store, "f", 5).await);
-            assert_eq!(heard.news(&store).await.unwrap(), News::All);
+            assert_eq!(heard.news(&store).await.unwrap(), all(&["f"]));
             store.delete(RAISED).await.unwrap();
-            assert_eq!(heard.news(&store).await.unwrap(), News::All);
+            assert_eq!(heard.news(&store).await.unwrap(), all(&[]));
             assert_eq!(heard.news(&store).await.unwrap(), dirs(&[]));
         });
     }
