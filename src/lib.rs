@@ -199,6 +199,9 @@
 //! * What was shared is looked at now and then (`jobs::store_look`): what was lost is uploaded again, and what has expired at
 //!   one server goes at all (`jobs::generation`).
 //! * A store that answers nothing is left alone for a while (`jobs::guarded`): nobody waits for it.
+//! * A client that says it can is sent there for parts (`jobs::straight`), after the gate and what finds them; one that is
+//!   refused there, or gets something else, has the part from here (`restore`'s `straight`).
+//! * What lies there is told by who reads it and nothing else ([`store::admin`]).
 //! * The store is asked by the background plane alone. It is not believed: names and lengths are checked as they are
 //!   read, and contents by the sums that entries have anyway. Who can write there decides what is served all the same.
 //! * A server that is behind does not import what others have, as was planned: it removes all from its mirror that no ref leads

@@ -19,6 +19,7 @@ mod service;
 mod snapshot;
 mod sought;
 mod status;
+mod straight;
 mod webhook;
 mod young;
 

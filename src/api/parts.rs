@@ -13,6 +13,7 @@ use super::freshness::Taken;
 use super::headers::{describe_kept, name_bundle};
 use super::snapshot::NOTHING_CACHED;
 use super::sought::{First, Sought};
+use super::straight::STORE;
 use crate::archive::growth::Status;
 use crate::archive::handle::ReaderHandle;
 use crate::archive::part::PartReader;
@@ -232,6 +233,10 @@ impl Core {
                 .content_length(bytes)
                 .header("Content-Type", MANIFEST_TYPE)
                 .header("Vary", "Accept");
+            let head = match self.store_of(asked) {
+                Some(origin) => head.header(STORE, origin),
+                None => head,
+            };
             let head = name_bundle(head, &asked.repo, archive);
             let head = describe_kept(head, (&asked.repo, archive));
             // All values are the program's own or were checked when they were read.
@@ -283,6 +288,9 @@ impl Core {
             Verdict::Failed => {
                 return self.failed(asked, 412, "If-Match names another file", out);
             }
+        }
+        if let Some(url) = self.url_in_store(asked, name, file.1).await {
+            return self.send_to_store(asked, &archive, &url, out);
         }
         // It may have gone since: then it is none of a snapshot any more.
         let Ok((handle, files)) = self.joined(&archive).await else {

@@ -29,20 +29,27 @@ pub(super) struct StoreArgs {
         help_heading = "Object store"
     )]
     store_readonly: Option<OsString>,
+
+    /// Send a tarpon restore that asks for a part on to a bucket of --store: ENDPOINT is the http or https
+    /// origin at which clients reach it. Such a URL is good for one minute and one part
+    #[arg(long, value_name = "ENDPOINT", help_heading = "Object store")]
+    store_redirect: Option<OsString>,
 }
 
 impl StoreArgs {
     /// Those that were given, by key.
-    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 2] {
+    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 3] {
         let one = |value: Option<OsString>| value.map(|value| vec![value]);
         // Taken apart by name, so that a new flag that is forgotten here does not compile.
         let Self {
             store,
             store_readonly,
+            store_redirect,
         } = self;
         [
             ("store", one(store)),
             ("store_readonly", one(store_readonly)),
+            ("store_redirect", one(store_redirect)),
         ]
     }
 }
@@ -77,6 +84,8 @@ pub struct SharedStore {
     pub url: StoreUrl,
     /// Whether nothing is written there.
     pub is_readonly: bool,
+    /// The origin at which clients reach the bucket, if they are sent there.
+    pub redirect: Option<String>,
 }
 
 impl SharedStore {
@@ -86,8 +95,22 @@ impl SharedStore {
         let is_readonly = layers
             .one("store_readonly", value::switch)?
             .unwrap_or(false);
+        let redirect = layers.one("store_redirect", origin)?;
+        if let Some(value) = &redirect
+            && !matches!(url, Some(StoreUrl::Bucket { .. }))
+        {
+            let found = layers.find("store_redirect").map(|(_, origin)| origin);
+            let origin = found.unwrap_or_else(|| Origin::flag("store_redirect"));
+            let allowed = "one only together with --store s3://BUCKET";
+            let value = value.as_ref();
+            return Err(ConfigError::value("store_redirect", value, origin, allowed));
+        }
         match url {
-            Some(url) => Ok(Some(SharedStore { url, is_readonly })),
+            Some(url) => Ok(Some(SharedStore {
+                url,
+                is_readonly,
+                redirect,
+            })),
             None if is_readonly => {
                 let found = layers.find("store_readonly").map(|(_, origin)| origin);
                 let origin = found.unwrap_or_else(|| Origin::flag("store_readonly"));
@@ -97,6 +120,25 @@ impl SharedStore {
             }
             None => Ok(None),
         }
+    }
+}
+
+/// `http[s]://HOST[:PORT]` as it stands in URLs: without the port that is the scheme's own.
+fn origin(text: &str) -> Result<String, String> {
+    let allowed =
+        || "http://HOST or https://HOST, with or without :PORT, and nothing behind it".to_owned();
+    let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+    let (scheme, authority) = text.split_once("://").ok_or_else(allowed)?;
+    let own_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Err(allowed()),
+    };
+    let authority = authority.strip_suffix(own_port).unwrap_or(authority);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte);
+    match !authority.is_empty() && authority.bytes().all(is_plain) {
+        true => Ok(format!("{scheme}://{authority}")),
+        false => Err(allowed()),
     }
 }
 
@@ -129,6 +171,28 @@ fn store_url(text: &str) -> Result<StoreUrl, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_sent_to_an_origin() {
+        for (text, origin_of_it) in [
+            ("https://S3.example.org:443/", "https://s3.example.org"),
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+            ("https://[::1]:9000", "https://[::1]:9000"),
+        ] {
+            assert_eq!(origin(text), Ok(origin_of_it.to_owned()), "{text}");
+        }
+        for wrong in [
+            "",
+            "s3.example.org",
+            "https://",
+            "ftp://a",
+            "https://a/b",
+            "https://u@a",
+            "https://a?b",
+        ] {
+            assert!(origin(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn stores_have_plain_names() {

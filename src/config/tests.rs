@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 40] = [
+const OTHER: [(&str, &str); 41] = [
     ("listen", "[::1]:9"),
     ("admin_listen", "unix:/run/tarpon/admin"),
     ("trust_proxy", "10.0.0.0/8"),
@@ -70,6 +70,7 @@ const OTHER: [(&str, &str); 40] = [
     ("scrub_interval", "12h"),
     ("store", "s3://farm/tarpon"),
     ("store_readonly", "true"),
+    ("store_redirect", "https://s3.example.org"),
     ("level", "3"),
     ("cores", "1023"),
     ("encoders", "1022"),
@@ -156,7 +157,7 @@ fn every_key_changes_the_configuration() {
             "--no-default-upstreams",
             "--access=git.example.org=open",
         ],
-        "store_readonly" => vec!["--store=file:///srv/store"],
+        "store_readonly" | "store_redirect" => vec!["--store=s3://bucket"],
         "access" => vec!["--upstream=git.example.org", "--no-default-upstreams"],
         _ => vec![],
     };

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
 use super::guarded::Guarded;
+use super::named::Straight;
 use crate::archive::growth::Abandoned;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
@@ -31,6 +32,7 @@ use crate::store::remote::entry::EntryError;
 use crate::store::remote::key::{Identity, PartKey, Place, RandomId};
 use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::publish::{Base, RemoteError};
+use crate::store::remote::signed::Signs;
 use crate::store::remote::sums::{BadSums, KnownSums, Unchecked};
 use crate::store::remote::twice::Twice;
 use crate::telemetry::metrics::Meter;
@@ -58,6 +60,8 @@ pub(super) struct Shared {
     pub(super) noting: Mutex<()>,
     /// Held by what looks at heads, and at what is to be removed.
     pub(super) looks: Semaphore,
+    /// Where clients get parts by themselves, if they are sent there.
+    pub(super) straight: Option<Straight>,
     /// What was seen of them.
     pub(super) seen: RefCell<HashMap<Arc<str>, Seen>>,
 }
@@ -156,9 +160,15 @@ impl ShareError {
 
 impl Shared {
     /// What the settings name, if they name one.
-    pub(super) fn of(objects: Option<AnyStore>, config: &Config, meter: &Meter) -> Option<Shared> {
+    pub(super) fn of(
+        store: Option<(AnyStore, Option<Signs>)>,
+        config: &Config,
+        meter: &Meter,
+    ) -> Option<Shared> {
+        let (objects, signs) = store?;
         Some(Shared {
-            objects: Guarded::new(objects?, meter.clone()),
+            objects: Guarded::new(objects, meter.clone()),
+            straight: signs.map(Straight::new),
             is_readonly: config.store.as_ref()?.is_readonly,
             kind: kind(config.level, &config.follow),
             offers: RefCell::default(),

@@ -35,6 +35,7 @@ use crate::refs::Follow;
 use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
 use crate::store::remote::any::AnyStore;
+use crate::store::remote::signed::Signs;
 use crate::telemetry::metrics::Meter;
 
 /// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
@@ -127,7 +128,7 @@ pub(crate) struct JobsContext {
     /// The upstreams whose own permission decides who may read.
     pub permissions: Arc<Permissions>,
     /// The object store that servers share.
-    pub store: Option<AnyStore>,
+    pub store: Option<(AnyStore, Option<Signs>)>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }

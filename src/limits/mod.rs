@@ -20,6 +20,7 @@ mod server;
 mod snapshot;
 mod store;
 mod store_admin;
+mod store_redirect;
 mod telemetry;
 mod tls;
 mod units;
@@ -42,6 +43,7 @@ pub use server::*;
 pub use snapshot::*;
 pub use store::*;
 pub use store_admin::*;
+pub use store_redirect::*;
 pub use telemetry::*;
 pub use tls::*;
 

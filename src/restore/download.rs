@@ -395,6 +395,7 @@ mod tests {
     /// A download of `total` bytes of which nothing came yet.
     fn attempt(total: Option<u64>, check: impl FnOnce(&Download<'_>)) {
         let (stop, progress, corrupt) = (Stop::default(), Progress::default(), OnceLock::new());
+        let straight = super::super::straight::Straight::default();
         let server = Server::parse("http://127.0.0.1:9").unwrap();
         let login = Login::new(&server, Given::default()).unwrap();
         let link = Link {
@@ -411,6 +412,7 @@ mod tests {
             wait_unsaid: Duration::from_secs(1),
             wait_alive: Duration::from_secs(1),
             corrupt: &corrupt,
+            straight: &straight,
         };
         let served = Served::Archive {
             target: "/x".into(),

@@ -53,6 +53,8 @@ pub(super) struct Conn<'a> {
     at: usize,
     rest: Rest,
     closes: bool,
+    /// A connection to the server's store, where it has sent this one before.
+    pub(super) aside: Option<Box<Conn<'a>>>,
 }
 
 /// How long bytes may be waited for.
@@ -91,6 +93,7 @@ impl<'a> Conn<'a> {
             at: 0,
             rest: Rest::Done,
             closes: false,
+            aside: None,
         };
         conn.shake()?;
         Ok(conn)

@@ -8,6 +8,7 @@ use super::login::Login;
 use super::progress::Progress;
 use super::said::{Said, said};
 use super::stop::Stop;
+use super::straight::Straight;
 use super::tls::Tls;
 use super::url::Server;
 use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS};
@@ -38,6 +39,8 @@ pub(super) struct Link<'a> {
     pub git_stall: Duration,
     /// The tag of an archive that was found corrupt, which the server is told when it is asked again.
     pub corrupt: &'a OnceLock<String>,
+    /// Where parts may be had that the server need not send.
+    pub straight: &'a Straight,
 }
 
 impl Link<'_> {

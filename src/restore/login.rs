@@ -172,6 +172,17 @@ impl Login {
         })
     }
 
+    /// Nobody, whoever wants to know.
+    pub(super) fn nobody() -> Login {
+        Login {
+            given: Vec::new(),
+            own: Own::Kept,
+            is_allowed: false,
+            stays_here: false,
+            found: Mutex::new(Found::Nothing),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(|p| p.into_inner())
     }

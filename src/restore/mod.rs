@@ -105,6 +105,7 @@ mod spare;
 mod spill;
 mod staging;
 mod stop;
+mod straight;
 mod submodules;
 mod summary;
 mod summed;

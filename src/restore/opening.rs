@@ -209,6 +209,8 @@ fn ask_first<'a>(
     let target = format!("{}{}{query}", asked.base, what.end());
     let answer = conn.ask(&Request::get(&target, &fields), link.wait)?;
     link.progress.answered();
+    link.straight
+        .is_named(answer.get("tarpon-store"), link.server);
     let age_s = answer.get("age").and_then(|age| age.parse().ok());
     link.progress.aged(age_s);
     let mut etag = answer

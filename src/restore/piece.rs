@@ -74,7 +74,7 @@ impl<'a> Coming<'_, 'a> {
     ) -> Result<bool, Failed> {
         let (link, end) = (self.source.link, self.piece.range.end);
         let conn = reusable(slot, link)?;
-        self.source.ask(conn, self.part, taken.at..end)?;
+        let conn = self.source.ask(conn, self.part, taken.at..end)?;
         while taken.at < end {
             let left = usize::try_from(end - taken.at).unwrap_or(usize::MAX);
             let want = left.min(buffer.len());

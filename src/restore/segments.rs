@@ -217,7 +217,7 @@ impl<'a> Download<'a> {
             }
             let part = &manifest.parts[stretch.part];
             let conn = reusable(slot, self.link)?;
-            source.ask(conn, part, stretch.offset..stretch.offset + left as u64)?;
+            let conn = source.ask(conn, part, stretch.offset..stretch.offset + left as u64)?;
             let came = self.take(conn, &mut whole[..end], len);
             if let Some(packs) = packs {
                 packs.played(stretch.part, stretch.offset, &whole[begin..*len]);

@@ -11,6 +11,7 @@ use super::login::{Given, Login, Own};
 use super::origin::is_url;
 use super::progress::Progress;
 use super::stop::Stop;
+use super::straight::Straight;
 use super::tls::{Files, Tls};
 use super::url::{Server, base_target};
 use crate::config::{RestoreArgs, Secret, TOKEN_VARIABLE};
@@ -27,6 +28,7 @@ pub(super) struct Way {
     tls: Option<Tls>,
     login: Login,
     corrupt: OnceLock<String>,
+    straight: Straight,
 }
 
 impl Way {
@@ -51,6 +53,7 @@ impl Way {
             base_target(args.repo_url.text()).map(|target| format!("{}{target}", server.prefix));
         Ok(Way {
             place: place.unwrap_or_default(),
+            straight: Straight::believing(files.roots.clone()),
             tls: Tls::new(&server, files)?,
             login: Login::new(&server, given)?,
             server,
@@ -89,6 +92,7 @@ impl Way {
             },
             wait_alive: time(args.wait_limit_s, WAIT_DEFAULT_MS),
             corrupt: &self.corrupt,
+            straight: &self.straight,
         }
     }
 }

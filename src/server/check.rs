@@ -75,7 +75,10 @@ fn check_places(config: &Config) -> Result<(), ServerError> {
 
 /// Tries the object store with objects of its own; gives a line for each thing by which it keeps what is removed.
 fn check_store(config: &Config) -> Result<Vec<String>, ServerError> {
-    let Some(SharedStore { url, is_readonly }) = &config.store else {
+    let Some(SharedStore {
+        url, is_readonly, ..
+    }) = &config.store
+    else {
         return Ok(Vec::new());
     };
     let kept = try_out(url, *is_readonly).map_err(|why| ServerError::Shared {

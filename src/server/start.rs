@@ -30,6 +30,8 @@ use crate::snapshot::ring::Ring;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
 use crate::store::remote::any::AnyStore;
+use crate::store::remote::objects::ObjectError;
+use crate::store::remote::signed::Signs;
 use crate::store::usage::Marks;
 use crate::telemetry::log::RequestLog;
 use crate::telemetry::metrics::{Meter, Metrics};
@@ -51,7 +53,7 @@ pub(super) struct Prepared {
     pub(super) in_force: InForce,
     pub(super) permissions: Arc<Permissions>,
     /// The object store, if there is one.
-    pub(super) store: Option<AnyStore>,
+    pub(super) store: Option<(AnyStore, Option<Signs>)>,
     pub(super) faults: Faults,
     pub(super) plane: Plane,
 }
@@ -166,17 +168,17 @@ pub(super) fn prepare(
 }
 
 /// Makes the object store ready; whether it answers shows when it is asked.
-fn open_store(config: &Config) -> Result<Option<AnyStore>, ServerError> {
+fn open_store(config: &Config) -> Result<Option<(AnyStore, Option<Signs>)>, ServerError> {
     let Some(shared) = &config.store else {
         return Ok(None);
     };
-    match AnyStore::open(&shared.url) {
-        Ok(store) => Ok(Some(store)),
-        Err(why) => Err(ServerError::Shared {
+    let open = || Ok((AnyStore::open(&shared.url)?, Signs::of(shared)?));
+    open()
+        .map(Some)
+        .map_err(|why: ObjectError| ServerError::Shared {
             url: shared.url.clone(),
             source: why.into(),
-        }),
-    }
+        })
 }
 
 /// How much there may be on a file system of this size.

@@ -23,6 +23,18 @@ use s3s_fs::FileSystem;
 pub const KEY: &str = "farm";
 pub const SECRET: &str = "no-secret-at-all";
 
+/// What becomes of reads by a URL that was signed for somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signed {
+    Whole,
+    /// They are refused.
+    Denied,
+    /// They end in the middle.
+    Cut,
+    /// A byte of each is another one.
+    Flipped,
+}
+
 /// What happens to the next write of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -48,6 +60,10 @@ struct State {
     asked: Mutex<Vec<String>>,
     /// So many reads wait for that.
     holds: AtomicUsize,
+    /// What becomes of reads by signed URLs.
+    signed: Mutex<Option<Signed>>,
+    /// Those reads: the heads of their requests.
+    signed_reads: Mutex<Vec<String>>,
     /// What may be done, by S3's names; all of it if nothing is said.
     allowed: Mutex<Option<Vec<String>>>,
     /// What is said of how the bucket is set up, by what is asked.
@@ -123,6 +139,21 @@ impl BucketServer {
         self.state.held.send_replace(text.map(str::to_owned));
     }
 
+    /// The origin at which it is.
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Has this become of reads by signed URLs.
+    pub fn treat_signed(&self, signed: Signed) {
+        *self.state.signed.lock().unwrap() = Some(signed);
+    }
+
+    /// Those reads since this was last asked: the heads of their requests.
+    pub fn take_signed_reads(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.signed_reads.lock().unwrap())
+    }
+
     /// Has it refuse all but these actions.
     pub fn allow(&self, actions: &[String]) {
         *self.state.allowed.lock().unwrap() = Some(actions.to_vec());
@@ -192,6 +223,21 @@ fn range_bytes(headers: &hyper::HeaderMap) -> Option<u64> {
     let range = headers.get("range")?.to_str().ok()?;
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
+}
+
+/// Does to an answer what is to become of it.
+async fn treat(signed: Signed, answer: Response<Body>) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    // It has the length that it has.
+    head.headers.remove("content-length");
+    let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
+    let middle = bytes.len() / 2;
+    match signed {
+        Signed::Whole | Signed::Denied => {}
+        Signed::Cut => bytes.truncate(middle),
+        Signed::Flipped => bytes[middle] ^= 1,
+    }
+    Response::from_parts(head, Body::from(Bytes::from(bytes)))
 }
 
 /// By what permission a request is made.
@@ -302,6 +348,11 @@ async fn answer(
     if fault == Some(Fault::Denied) {
         return Ok(status(StatusCode::FORBIDDEN));
     }
+    let is_signed = uploads.contains("X-Amz-Signature=");
+    if is_signed {
+        let said = format!("{} {uploads} {:?}", head.method, head.headers);
+        state.signed_reads.lock().unwrap().push(said);
+    }
     let (is_put, query) = (
         head.method == Method::PUT,
         head.uri.query().map(str::to_owned),
@@ -314,6 +365,12 @@ async fn answer(
         return Ok(status(StatusCode::NOT_MODIFIED));
     }
     let answer = set_up(&state, is_put, query.as_deref(), answer);
+    let signed = *state.signed.lock().unwrap();
+    let answer = match signed.filter(|_| is_signed && answer.status().is_success()) {
+        Some(Signed::Denied) => status(StatusCode::FORBIDDEN),
+        Some(signed) => treat(signed, answer).await,
+        None => answer,
+    };
     match fault {
         Some(Fault::Refused) => Ok(status(StatusCode::PRECONDITION_FAILED)),
         Some(Fault::Lost) => Err(HttpError::new("the connection is cut".into())),

@@ -41,6 +41,7 @@ mod shared_store;
 mod sharing;
 mod store_admin;
 mod store_policies;
+mod store_redirect;
 mod storms;
 mod tips;
 mod tls;

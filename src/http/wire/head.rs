@@ -132,6 +132,8 @@ pub struct RequestHead<'a> {
     pub origin: Option<&'a [u8]>,
     /// `Tarpon-Corrupt`: the tag of an archive that the client found damaged
     pub corrupt: Option<&'a [u8]>,
+    /// `Tarpon-Store`: where the client may be sent for a part
+    pub store: Option<&'a [u8]>,
 }
 
 /// A value that is a secret, or has one in it: what prints a head does not print it.
@@ -278,6 +280,7 @@ struct Fields<'a> {
     tarpon_authorization: Option<&'a [u8]>,
     origin: Option<&'a [u8]>,
     corrupt: Option<&'a [u8]>,
+    store: Option<&'a [u8]>,
 }
 
 impl<'a> HookFields<'a> {
@@ -335,6 +338,7 @@ impl<'a> Fields<'a> {
             b"tarpon-authorization" => once(&mut self.tarpon_authorization, value, REPEATED),
             b"origin" => once(&mut self.origin, value, REPEATED),
             b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
+            b"tarpon-store" => once(&mut self.store, value, REPEATED),
             other => {
                 self.hook.take(other, value);
                 Ok(())
@@ -384,6 +388,7 @@ impl<'a> Fields<'a> {
             host: self.host,
             origin: self.origin,
             corrupt: self.corrupt,
+            store: self.store,
         })
     }
 

@@ -56,6 +56,18 @@ impl Bucket {
     /// # Errors
     /// What the environment says of it is wrong.
     pub fn open(name: &str, prefix: &str) -> Result<Bucket, ObjectError> {
+        Bucket::open_at(name, prefix, None)
+    }
+
+    /// The same, as it is reached at another endpoint than the environment says.
+    ///
+    /// # Errors
+    /// See [`Bucket::open`].
+    pub fn open_at(
+        name: &str,
+        prefix: &str,
+        endpoint: Option<&str>,
+    ) -> Result<Bucket, ObjectError> {
         let failed = |source: Failure| ObjectError::Failed {
             op: "open",
             key: format!("s3://{name}/{prefix}"),
@@ -80,6 +92,12 @@ impl Bucket {
         let none = RetryConfig {
             max_retries: 0,
             ..RetryConfig::default()
+        };
+        let builder = match endpoint {
+            Some(endpoint) => builder
+                .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
+                .with_allow_http(endpoint.starts_with("http://")),
+            None => builder,
         };
         let asks = Asks::default();
         let builder = builder.with_http_connector(asks.clone());

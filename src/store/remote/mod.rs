@@ -26,6 +26,7 @@
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
 //! - [`raised`]: where something has expired, for who does not look at all heads.
 //! - [`twice`]: whether what an upstream lists is believed.
+//! - [`signed`]: where a client gets an object by itself.
 //! - [`probe`]: whether one keeps its promises.
 //! - [`kept`], [`asks`]: by what a bucket keeps what is removed, and how it is asked about that.
 //!
@@ -68,6 +69,7 @@ pub mod probe;
 pub mod profile;
 pub mod publish;
 pub mod raised;
+pub mod signed;
 pub mod sums;
 pub mod swap;
 pub mod twice;

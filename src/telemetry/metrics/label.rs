@@ -38,6 +38,8 @@ label! {
         Manifest = "manifest",
         /// A part.
         Part = "part",
+        /// Of a part where it is to be had from the store.
+        Redirect = "redirect",
         /// A bundle.
         Bundle = "bundle",
         /// `ensure-refs`.
