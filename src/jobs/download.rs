@@ -101,9 +101,9 @@ impl Files {
             let key = keys
                 .get(name)
                 .filter(|key| stored.get(**key) == Some(&bytes));
-            let key = key.ok_or_else(|| ShareError::Other {
-                key: name.to_owned(),
-                what: format!("the head has no such part of {bytes} bytes"),
+            let key = key.ok_or_else(|| ShareError::Broken {
+                part: snapshot.manifest.clone(),
+                how: format!("its head names no {name} of {bytes} bytes"),
             })?;
             Ok::<_, ShareError>(Arc::new(Part {
                 object: place.part(key),
@@ -112,7 +112,10 @@ impl Files {
         });
         Ok(Files {
             parts: parts.collect::<Result<_, _>>()?,
-            plan: Plan::new(meta, &known.sums)?,
+            plan: Plan::new(meta, &known.sums).map_err(|why| ShareError::Broken {
+                part: snapshot.manifest.clone(),
+                how: why.to_string(),
+            })?,
             meta: meta.clone(),
         })
     }

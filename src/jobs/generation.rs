@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
-use super::shared::{Seen, ShareError, Shared};
+use super::shared::{Behind, Seen, ShareError, Shared};
 use super::state::Jobs;
 use crate::limits::{LISTED_TWICE_MS, OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
 use crate::manifest::want::Want;
@@ -74,7 +74,9 @@ impl Jobs {
                 });
             }
             let mut own = self.noted_told(shared, repo, &base).await?;
-            if base.head.is_later(own) {
+            let is_behind = base.head.is_later(own);
+            self.note_behind(shared, repo, is_behind);
+            if is_behind {
                 let asker = Asker::of(Cause::Timer);
                 if let Err(why) = self.fresh_since(repo, read_at, &asker).await {
                     self.drop_if_long_behind(shared, repo, &base).await;
@@ -125,7 +127,7 @@ impl Jobs {
         (base, own): (&Base, Generation),
     ) -> Result<Generation, ShareError> {
         self.leave_expired(repo).await?;
-        shared.with_seen(&repo.name, |seen| seen.behind = None);
+        self.note_behind(shared, repo, false);
         // What the store had forgotten is told again.
         let is_forgotten = !base.head.follows(own);
         let now = base.head.at();
@@ -171,13 +173,13 @@ impl Jobs {
     /// Where the upstream does not say for long what refs lead to now, what others have shared since takes the place of mirror
     /// and snapshots, if there is something and the mirror is nobody's own.
     async fn drop_if_long_behind(self: &Rc<Self>, shared: &Shared, repo: &Arc<Repo>, base: &Base) {
-        let since = |seen: &mut Seen| *seen.behind.get_or_insert_with(Instant::now);
-        let behind = shared.with_seen(&repo.name, since).elapsed();
+        let since = |seen: &mut Seen| seen.behind.as_ref().map(|behind| behind.since);
+        let since = shared.with_seen(&repo.name, since);
         let current = base.head.current(&shared.about(&Want::default()));
         let is_there = current.is_some_and(|current| base.head.is_valid(current));
         // What it has to tell nobody would hear of.
         let owes_nothing = async || read(repo).await.is_ok_and(|noted| noted.due.is_none());
-        let is_long = behind >= self.kept();
+        let is_long = since.is_some_and(|since| since.elapsed() >= self.kept());
         if !is_there || !is_long || !repo.notes.is_clonable() || !owes_nothing().await {
             return;
         }
@@ -191,7 +193,27 @@ impl Jobs {
                 repository,
                 "dropped: something has expired elsewhere, and the upstream cannot be compared"
             );
-            shared.with_seen(&repo.name, |seen| seen.behind = None);
+            self.note_behind(shared, repo, false);
+        }
+    }
+
+    /// Notes whether a mirror may have what has expired elsewhere.
+    fn note_behind(&self, shared: &Shared, repo: &Repo, is_behind: bool) {
+        let was_behind = shared.with_seen(&repo.name, |seen| {
+            let was_behind = seen.behind.is_some();
+            match is_behind {
+                true if !was_behind => seen.behind = Some(Behind::new(&self.meter)),
+                true => {}
+                false => seen.behind = None,
+            }
+            was_behind
+        });
+        if is_behind && !was_behind {
+            let repository = &*repo.name;
+            tracing::warn!(
+                repository,
+                "something has expired elsewhere: nothing is shared until the upstream was compared twice"
+            );
         }
     }
 

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::task::spawn_blocking;
+
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::breaker::{Breaker, Hears, Outcome};
 use crate::store::remote::objects::{
@@ -201,5 +203,13 @@ impl Objects for Guarded {
         let answer = self.objects.delete(key);
         self.ask(StoreRequest::Remove, ("remove", key), answer)
             .await
+    }
+
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match spawn_blocking(work).await {
+            Ok(done) => done,
+            // It is not given up by anybody else.
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! once, and its frontier moves over what was compared with its checksum, and over nothing else.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use crate::store::remote::broken::mark_broken;
 use crate::store::remote::change::Generation;
 use crate::store::remote::head::Snapshot;
 use crate::store::remote::key::{
-    META, OUTLINE, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
+    META, OUTLINE, PartKey, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
 };
 use crate::store::remote::listing::Listing;
 use crate::store::remote::objects::ObjectError;
@@ -126,14 +127,19 @@ impl Jobs {
     /// Whether it is what was asked for, and can be kept.
     fn check(&self, repo: &Repo, want: &Want, known: &Known) -> Result<(), ShareError> {
         let meta = &known.meta;
+        if meta.want != *want || meta.id.as_str() != known.snapshot.id {
+            return Err(ShareError::Broken {
+                part: known.snapshot.manifest.clone(),
+                how: format!("its metadata are of {} {}", meta.id, meta.want),
+            });
+        }
         let other = |what: String| {
             let key = known.snapshot.manifest.to_string();
             Err(ShareError::Other { key, what })
         };
-        let is_repository =
-            self.config.upstreams.name_of(&meta.repository).as_deref() == Some(&*repo.name);
-        if meta.want != *want || meta.id.as_str() != known.snapshot.id || !is_repository {
-            return other(format!("it is that of {} {}", meta.repository, meta.want));
+        // Others may know it by another name.
+        if self.config.upstreams.name_of(&meta.repository).as_deref() != Some(&*repo.name) {
+            return other(format!("it is that of {}", meta.repository));
         }
         let files = meta.linked.iter().map(|linked| linked.bytes);
         let bytes = files
@@ -255,7 +261,8 @@ impl Jobs {
             if let Some(snapshot) = snapshot {
                 let base = shared.base(&repo.name, &place).await?;
                 let listing = Listing::read(&shared.objects, &place).await?;
-                broken.extend(base.head.lost(&snapshot, &listing).cloned());
+                let lost = base.head.lost(&snapshot, &listing);
+                broken.extend(lost.into_iter().cloned());
             }
             let random = &mut SystemRandom;
             let told = mark_broken(&shared.objects, &place, &broken, random).await?;
@@ -286,9 +293,9 @@ async fn known(
     let part = |kind: &'static str| {
         let mut parts = snapshot.parts.iter();
         let part = parts.find(|key| key.name().starts_with(kind));
-        part.ok_or_else(|| ShareError::Other {
-            key: snapshot.manifest.to_string(),
-            what: format!("it has no part {kind}"),
+        part.ok_or_else(|| ShareError::Broken {
+            part: snapshot.manifest.clone(),
+            how: format!("it has no part {kind}"),
         })
     };
     let (meta, sums) = tokio::join!(
@@ -296,13 +303,18 @@ async fn known(
         shared.small(place, part(SUMS)?, sums_name)
     );
     let (meta_bytes, sums) = (meta?, sums?);
+    let (meta_part, sums_part) = (part(META)?.clone(), part(SUMS)?.clone());
+    let broken = |part: PartKey, why: &dyn Error| ShareError::Broken {
+        part,
+        how: why.to_string(),
+    };
     // They may be long.
     let decoded = spawn_blocking(move || {
         Ok::<_, ShareError>(Known {
             head,
             snapshot,
-            meta: Meta::decode(&meta_bytes)?,
-            sums: Sums::decode(&sums)?,
+            meta: Meta::decode(&meta_bytes).map_err(|why| broken(meta_part, &why))?,
+            sums: Sums::decode(&sums).map_err(|why| broken(sums_part, &why))?,
             meta_bytes,
         })
     });
@@ -324,9 +336,9 @@ async fn aside(
     });
     let (manifest, is_of_it) = unpacked.await?;
     if !is_of_it {
-        return Err(ShareError::Other {
-            key: key.to_string(),
-            what: "it is no manifest of that snapshot".into(),
+        return Err(ShareError::Broken {
+            part: key.clone(),
+            how: "it is no manifest of that snapshot".into(),
         });
     }
     let mut aside = vec![(MANIFEST_NAME, manifest)];

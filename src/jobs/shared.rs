@@ -35,7 +35,7 @@ use crate::store::remote::publish::{Base, RemoteError};
 use crate::store::remote::signed::Signs;
 use crate::store::remote::sums::{BadSums, KnownSums, Unchecked};
 use crate::store::remote::twice::Twice;
-use crate::telemetry::metrics::Meter;
+use crate::telemetry::metrics::{Level, Meter};
 
 /// See the module's text.
 pub(super) struct Shared {
@@ -84,7 +84,7 @@ pub(super) struct Seen {
     /// Held while something expires here, or the others are told of it.
     pub(super) telling: Arc<Mutex<()>>,
     /// Since when something has expired that may be here still.
-    pub(super) behind: Option<Instant>,
+    pub(super) behind: Option<Behind>,
     /// What the upstream was seen to list since.
     pub(super) listed_refs: Twice,
     /// Since when others are to be told of something.
@@ -95,6 +95,29 @@ pub(super) struct Seen {
     pub(super) listed: Option<(RandomId, Instant)>,
     /// When what nothing names was last looked for.
     pub(super) swept: Option<Instant>,
+}
+
+/// A mirror may have what has expired elsewhere, for as long as this is there.
+#[derive(Debug)]
+pub(super) struct Behind {
+    pub(super) since: Instant,
+    meter: Meter,
+}
+
+impl Behind {
+    pub(super) fn new(meter: &Meter) -> Behind {
+        meter.up(Level::StoreBehind);
+        Behind {
+            since: Instant::now(),
+            meter: meter.clone(),
+        }
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.meter.down(Level::StoreBehind);
+    }
 }
 
 /// Why a snapshot was not shared, or not taken.

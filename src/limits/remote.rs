@@ -14,10 +14,16 @@ pub const STORE_HEAD_ITEMS_MAX: usize = 1 << 14;
 pub const STORE_HEAD_COUNT_MAX: u64 = 1 << 53;
 /// So many parts it says are to be removed; others wait.
 pub const STORE_CONDEMNED_MAX: usize = 1 << 12;
+/// So many parts of a repository are listed; where there are more nothing is done with them.
+pub const STORE_LISTED_MAX: usize = 1 << 18;
+/// In so many pages: most have 1,000.
+pub const STORE_PAGES_MAX: usize = 1 << 12;
 /// So many are removed at once.
 pub const REMOVALS_AT_ONCE: usize = 8;
 /// So many writes a head remembers: who has seen one that is no further behind knows whether its own was among them.
 pub const STORE_HEAD_WRITES_KEPT: usize = 32;
+/// So many raises of its generation: who was away for more of them tells all once more what they have told.
+pub const STORE_HEAD_RAISES_KEPT: usize = 256;
 /// Longest path of a repository, URL or name of a want in a head.
 pub const STORE_HEAD_TEXT_BYTES_MAX: usize = 8 << 10;
 /// How long a snapshot that was replaced stays in a head, and a part that nothing names any more stays in the store:
@@ -31,6 +37,7 @@ pub const SWAP_RETRY_MS: u64 = 50;
 pub const LEASE_MS: u64 = 60_000;
 
 const _: () = assert!(STORE_HEAD_WRITES_KEPT < STORE_HEAD_ITEMS_MAX);
+const _: () = assert!(STORE_HEAD_RAISES_KEPT < STORE_HEAD_ITEMS_MAX);
 /// Longest wait for a connection to an object store.
 pub const REMOTE_CONNECT_WAIT_MS: u64 = 5_000;
 /// Longest wait for the first byte of its answer, and between two.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use gix::bstr::ByteSlice;
+use tarpon::store::remote::key::meta_name;
 
 use super::bucket_server::{BucketServer, Fault, KEY, SECRET};
 use super::support::certificates::Authority;
@@ -30,6 +31,14 @@ fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
         ..lab.settings()
     };
     settings.with(arguments).start()
+}
+
+/// Settings with a state directory of their own.
+fn in_state(lab: &Lab, name: &str) -> Settings {
+    Settings {
+        state: lab.scratch(name),
+        ..lab.settings()
+    }
 }
 
 /// One over a bucket; the server of the tests takes no long keys.
@@ -241,6 +250,43 @@ fn what_is_lost_in_the_store_is_uploaded_again() {
     expect_taken("all of it");
 }
 
+/// What has the content that its name says, and is no metadata all the same, is said to be broken as well.
+#[test]
+fn what_cannot_be_read_in_the_store_is_uploaded_again() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let store = ["--store", &*url];
+    let settings = lab.settings().with(&store).with_fault("store-look-ms=100");
+    let first = settings.start();
+    let built = hit(&first, "small");
+    wait_shared(&first, 1);
+    let dir = parts(&lab)[0].parent().unwrap().to_owned();
+    let head = dir.with_file_name("head.json");
+    let text = fs::read_to_string(&head).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let is_meta = |part: &&serde_json::Value| part["key"].as_str().unwrap().starts_with("meta-");
+    let meta = json["parts"].as_array().unwrap().iter().find(is_meta);
+    let meta = meta.unwrap()["key"].as_str().unwrap().to_owned();
+    let other = format!("{}.{:032x}", meta_name(b"no metadata"), 7);
+    fs::write(dir.join(&other), b"no metadata").unwrap();
+    for part in json["parts"].as_array_mut().unwrap() {
+        if part["key"] == meta {
+            (part["key"], part["bytes"]) = (other.clone().into(), 11.into());
+        }
+    }
+    let text = json.to_string().replace(&meta, &other);
+    fs::write(dir.with_file_name("head.new"), text).unwrap();
+    fs::rename(dir.with_file_name("head.new"), &head).unwrap();
+
+    let finder = self::other(&lab, "finder", &store);
+    finder.get(&lab::target("small")).expect(200);
+    wait_shared(&first, 2);
+    lab.hide("small");
+    let taker = self::other(&lab, "taker", &store);
+    let taken = taker.get(&lab::target("small")).expect(200);
+    assert!(taken.body == built.body, "other bytes");
+}
+
 /// Whether bytes stand in some file below a directory.
 fn is_below(dir: &Path, bytes: &[u8]) -> bool {
     let Ok(entries) = fs::read_dir(dir) else {
@@ -267,13 +313,7 @@ fn what_expires_at_one_server_is_gone_everywhere() {
     let secret = Rng::new(12).bytes(3000);
     let id = push_and_fetch(&lab, &first, "small", "secret.bin", &secret);
     wait_shared(&first, 2);
-    let start = |name: &str| {
-        let settings = Settings {
-            state: lab.scratch(name),
-            ..lab.settings()
-        };
-        settings.with(&store).with_fault(often).start()
-    };
+    let start = |name: &str| in_state(&lab, name).with(&store).with_fault(often).start();
     let (second, third) = (start("second"), start("third"));
     for server in [&second, &third] {
         let taken = server.get(&target).expect(200);
@@ -299,6 +339,7 @@ fn what_expires_at_one_server_is_gone_everywhere() {
     wait_gone(&lab.scratch("store"));
     wait_gone(&homes[0]);
     wait_gone(&homes[1]);
+    second.wait_logged("something has expired elsewhere");
     second.wait_logged("removed what has expired elsewhere");
     let by_id = format!("{target}?commit={id}");
     second.get(&by_id).expect(404);
@@ -314,6 +355,8 @@ fn what_expires_at_one_server_is_gone_everywhere() {
     let third = start("third");
     third.wait_logged("the upstream cannot be compared");
     wait_gone(&homes[2]);
+    let behind = |server: &Server| server.metrics().count("tarpon_store_behind", &[]);
+    wait::until_true("none is behind", || behind(&second) + behind(&third) == 0);
     let taken = third.get(&target).expect(200);
     assert_eq!(taken.head.etag(), shared.head.etag());
     assert!(taken.body == shared.body, "other bytes");

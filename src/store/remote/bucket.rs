@@ -33,6 +33,7 @@ use super::sums::{FileError, SummedFile};
 use crate::limits::{
     PIECE_RETRY_MS, REMOTE_CONNECT_WAIT_MS, REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES,
     REMOTE_PIECES_AT_ONCE, REMOTE_SILENCE_MS, REMOTE_TRIES_MAX, STORE_AUTHORITIES_BYTES_MAX,
+    STORE_LISTED_MAX, STORE_PAGES_MAX,
 };
 
 /// See the module's text.
@@ -491,16 +492,33 @@ impl Objects for Bucket {
     }
 
     async fn list(&self, dir: &str) -> Result<Vec<Listed>, ObjectError> {
-        let listed = self.client.list_with_delimiter(Some(&self.path(dir))).await;
-        let listed = listed.map_err(|e| unanswered("list", dir, e))?;
-        let objects = listed.objects.iter();
-        let listed = objects.filter_map(|object| {
-            Some(Listed {
-                name: object.location.filename()?.to_owned(),
-                bytes: object.size,
-            })
-        });
-        Ok(listed.collect())
+        let prefix = format!("{}/", self.path(dir));
+        let (mut listed, mut page_token) = (Vec::new(), None);
+        for _ in 0..STORE_PAGES_MAX {
+            let options = PaginatedListOptions {
+                delimiter: Some("/".into()),
+                page_token,
+                ..PaginatedListOptions::default()
+            };
+            let page = self.client.list_paginated(Some(&prefix), options).await;
+            let page = page.map_err(|e| unanswered("list", dir, e))?;
+            let objects = page.result.objects.iter();
+            listed.extend(objects.filter_map(|object| {
+                Some(Listed {
+                    name: object.location.filename()?.to_owned(),
+                    bytes: object.size,
+                })
+            }));
+            page_token = page.page_token;
+            if page_token.is_none() && listed.len() <= STORE_LISTED_MAX {
+                return Ok(listed);
+            }
+            if listed.len() > STORE_LISTED_MAX {
+                break;
+            }
+        }
+        let key = dir.to_owned();
+        Err(ObjectError::TooMany { op: "list", key })
     }
 
     async fn delete(&self, key: &str) -> Result<(), ObjectError> {

@@ -23,6 +23,7 @@ use super::sums::SummedFile;
 use crate::io::fs::{Fs, Os};
 use crate::limits::{
     REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES, REMOTE_SILENCE_MS, STORE_HEAD_BYTES_MAX,
+    STORE_LISTED_MAX,
 };
 
 /// See the module's text.
@@ -175,6 +176,10 @@ impl FileStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed?,
         };
+        if names.len() > STORE_LISTED_MAX {
+            let what = format!("{} has more than {STORE_LISTED_MAX} files", dir.display());
+            return Err(io::Error::other(what));
+        }
         let mut listed = Vec::with_capacity(names.len());
         for name in names {
             match fs::metadata(dir.join(&name)) {

@@ -342,24 +342,26 @@ impl Head {
     /// Whether something of a snapshot is not as it should be: not there, of another length, or found to be something else.
     #[must_use]
     pub fn lacks(&self, snapshot: &Snapshot, listing: &Listing) -> bool {
-        self.lost(snapshot, listing).next().is_some()
+        !self.lost(snapshot, listing).is_empty()
     }
 
     /// What that is.
-    pub fn lost<'s>(
-        &self,
-        snapshot: &'s Snapshot,
-        listing: &Listing,
-    ) -> impl Iterator<Item = &'s PartKey> {
+    #[must_use]
+    pub fn lost<'s>(&self, snapshot: &'s Snapshot, listing: &Listing) -> Vec<&'s PartKey> {
+        let sound = self.sound(listing);
         let parts = snapshot.parts.iter().chain([&snapshot.manifest]);
-        parts.filter(|key| !self.is_sound(key, listing))
+        parts.filter(|key| !sound.contains(*key)).collect()
     }
 
-    /// Whether a part is as it should be, as far as anybody knows.
-    pub(super) fn is_sound(&self, key: &PartKey, listing: &Listing) -> bool {
-        let stored = self.stored(key);
-        let is_there = stored.is_some_and(|part| listing.has(key, part.bytes));
-        is_there && !self.broken.contains(key)
+    /// The parts that are as they should be, as far as anybody knows.
+    pub(super) fn sound(&self, listing: &Listing) -> BTreeSet<&PartKey> {
+        let broken: BTreeSet<&PartKey> = self.broken.iter().collect();
+        let parts = self.parts.iter();
+        let there = parts.filter(|part| listing.has(&part.key, part.bytes));
+        there
+            .map(|part| &part.key)
+            .filter(|key| !broken.contains(key))
+            .collect()
     }
 
     /// Whether its current snapshot shows this, and all of it is there: another one of the same would be newer in nothing.
@@ -374,8 +376,9 @@ impl Head {
     /// Whether a snapshot was made since the last expiry, and nobody has found anything broken of it.
     #[must_use]
     pub fn is_valid(&self, snapshot: &Snapshot) -> bool {
+        let broken: BTreeSet<&PartKey> = self.broken.iter().collect();
         let mut parts = snapshot.parts.iter().chain([&snapshot.manifest]);
-        snapshot.generation == self.generation && !parts.any(|key| self.broken.contains(key))
+        snapshot.generation == self.generation && !parts.any(|key| broken.contains(key))
     }
 }
 

@@ -8,7 +8,9 @@ use super::change::{Change, Generation, NewSnapshot, NotYet, Uploaded};
 use super::head::{Condemned, Head, Snapshot, Stored};
 use super::key::{PartKey, RandomId};
 use super::listing::Listing;
-use crate::limits::{REMOTE_KEPT_MS, STORE_CONDEMNED_MAX, STORE_HEAD_WRITES_KEPT};
+use crate::limits::{
+    REMOTE_KEPT_MS, STORE_CONDEMNED_MAX, STORE_HEAD_RAISES_KEPT, STORE_HEAD_WRITES_KEPT,
+};
 
 impl Head {
     /// What follows it when somebody writes: the next sequence, his write, and nothing else.
@@ -57,8 +59,9 @@ impl Head {
             next.expire(change.generation);
         }
         next.repair(found.values().map(|(key, _)| key));
-        let sound = self.keys().filter(|key| self.is_sound(key, listing));
-        next.drop_unsound(&sound.chain(found.values().map(|(key, _)| key)).collect());
+        let mut sound = self.sound(listing);
+        sound.extend(found.values().map(|(key, _)| key));
+        next.drop_unsound(&sound);
         if let Some((packs, refs)) = &change.mirror {
             next.packs = packs.iter().map(key).collect();
             next.refs = Some(key(refs));
@@ -90,7 +93,8 @@ impl Head {
     /// whatever parts it is made of.
     #[must_use]
     pub fn says(&self, change: &Change, listing: &Listing) -> bool {
-        let is = |name: &String, key: &PartKey| name == key.name() && self.is_sound(key, listing);
+        let sound = self.sound(listing);
+        let is = |name: &String, key: &PartKey| name == key.name() && sound.contains(key);
         let mirror = change.mirror.as_ref().is_none_or(|(packs, refs)| {
             let are_packs = packs.len() == self.packs.len()
                 && packs
@@ -102,7 +106,8 @@ impl Head {
         let is_said = |new: &NewSnapshot| {
             let current = self.current(&new.about);
             current.is_some_and(|current| {
-                current.id == new.id.as_str() && !self.lacks(current, listing)
+                let mut parts = current.parts.iter().chain([&current.manifest]);
+                current.id == new.id.as_str() && parts.all(|key| sound.contains(key))
             })
         };
         self.at() == change.generation && mirror && change.snapshots.iter().all(is_said)
@@ -115,16 +120,22 @@ impl Head {
         broken: impl IntoIterator<Item = PartKey>,
         write: RandomId,
     ) -> Option<Head> {
-        let is_news = |key: &PartKey| self.stored(key).is_some() && !self.broken.contains(key);
+        let sound = self.unbroken();
+        let is_news = |key: &PartKey| sound.contains(key);
         let mut next = self.followed_by(write);
         next.broken.extend(broken.into_iter().filter(is_news));
         (next.broken.len() > self.broken.len()).then_some(next)
     }
 
+    fn unbroken(&self) -> BTreeSet<&PartKey> {
+        let broken: BTreeSet<&PartKey> = self.broken.iter().collect();
+        self.keys().filter(|key| !broken.contains(key)).collect()
+    }
+
     /// Nothing that was made before is named any more.
     fn expire(&mut self, generation: Generation) {
         self.raises.push(self.raise);
-        let surplus = self.raises.len().saturating_sub(STORE_HEAD_WRITES_KEPT);
+        let surplus = self.raises.len().saturating_sub(STORE_HEAD_RAISES_KEPT);
         self.raises.drain(..surplus);
         (self.generation, self.raise) = (generation.number, generation.raise);
         self.snapshots.clear();
@@ -187,8 +198,11 @@ impl Head {
         }
         self.condemned.retain(|old| !named.contains(&old.key));
         let broken = std::mem::take(&mut self.broken);
-        let (still, gone): (Vec<_>, Vec<_>) =
-            broken.into_iter().partition(|key| named.contains(key));
+        let (still, gone): (Vec<_>, BTreeSet<_>) = {
+            let (still, gone): (Vec<_>, Vec<_>) =
+                broken.into_iter().partition(|key| named.contains(key));
+            (still, gone.into_iter().collect())
+        };
         self.broken = still;
         for (key, part) in all {
             if named.contains(&key) {
@@ -266,8 +280,9 @@ impl<'h> Usable<'h> {
         listing: &'h Listing,
         uploaded: &'h BTreeMap<String, Uploaded>,
     ) -> Usable<'h> {
+        let broken: BTreeSet<&PartKey> = head.broken.iter().collect();
         let named = head.parts.iter().map(|part| (part.key.name(), part));
-        let named = named.filter(|(_, part)| !head.broken.contains(&part.key));
+        let named = named.filter(|(_, part)| !broken.contains(&part.key));
         let condemned = head.condemned.iter().map(|one| (one.key.name(), one));
         Usable {
             head,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::key::RandomId;
 use super::sums::{FileError, SummedFile};
-use crate::limits::{REMOTE_TRIES_MAX, SWAP_RETRY_MS};
+use crate::limits::{REMOTE_TRIES_MAX, STORE_LISTED_MAX, SWAP_RETRY_MS};
 
 /// What tells one content of an object from another: its `ETag`, which nobody but the store understands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -143,6 +143,14 @@ pub enum ObjectError {
         /// What is allowed.
         bytes_max: usize,
     },
+    /// There is more than anybody lists.
+    #[error("cannot {op} {key}: it has more than {STORE_LISTED_MAX} objects")]
+    TooMany {
+        /// What was to be done.
+        op: &'static str,
+        /// Where.
+        key: String,
+    },
     /// It should be there, and is not, or not all of it.
     #[error("cannot {op} {key}: it is not there, or is shorter")]
     Absent {
@@ -241,11 +249,19 @@ pub trait Objects {
         range: Range<u64>,
     ) -> impl Future<Output = Result<Vec<u8>, ObjectError>>;
 
-    /// What lies below a directory.
+    /// What lies below a directory; no more than [`STORE_LISTED_MAX`].
     fn list(&self, dir: &str) -> impl Future<Output = Result<Vec<Listed>, ObjectError>>;
 
     /// Removes an object. That there is none is no error.
     fn delete(&self, key: &str) -> impl Future<Output = Result<(), ObjectError>>;
+
+    /// Does something with what was read or is to be written that may take a while, where it holds up nobody.
+    fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> {
+        async move { work() }
+    }
 
     /// Waits before something is done again that has failed so often, longer each time, and never as long as another.
     fn before_again(&self, tries: usize) -> impl Future<Output = ()> {

@@ -63,11 +63,10 @@ impl Base {
                 });
             }
         };
-        match Head::decode(&found.bytes, &place.identity) {
-            Ok(head) => Ok(Base {
-                head,
-                version: Some(found.version),
-            }),
+        let (identity, version) = (place.identity.clone(), Some(found.version));
+        let decode = move || Head::decode(&found.bytes, &identity);
+        match objects.apart(decode).await {
+            Ok(head) => Ok(Base { head, version }),
             Err(source) => Err(RemoteError::Head { key, source }),
         }
     }
@@ -111,7 +110,8 @@ impl Base {
         next: &Head,
     ) -> Result<Swapped, RemoteError> {
         let key = place.head();
-        let Some(bytes) = next.encode() else {
+        let encoded = next.clone();
+        let Some(bytes) = objects.apart(move || encoded.encode()).await else {
             return Err(RemoteError::TooLong { key });
         };
         let condition = self.condition();

@@ -134,6 +134,8 @@ pub enum Level {
     BuildsRunning,
     /// An object store that does not answer, and is not asked.
     StoreResting,
+    /// A mirror that may have what has expired at another server.
+    StoreBehind,
     /// Work that has a place.
     WorkRunning(WorkClass),
     /// Work that waits for one.
@@ -146,6 +148,7 @@ impl Level {
             Self::ConnectionsOpen => BASES[Id::ConnectionsOpen as usize],
             Self::BuildsRunning => BASES[Id::BuildsRunning as usize],
             Self::StoreResting => BASES[Id::StoreResting as usize],
+            Self::StoreBehind => BASES[Id::StoreBehind as usize],
             Self::WorkRunning(class) => BASES[Id::WorkRunning as usize] + class as usize,
             Self::WorkWaiting(class) => BASES[Id::WorkWaiting as usize] + class as usize,
         }

@@ -6,8 +6,20 @@ pub(crate) use super::kind::{Family, Kind};
 use super::label::*;
 use crate::limits::METRICS_REPOSITORIES_MAX;
 
+/// A gauge that is one series.
+const fn gauge(id: Id, name: &'static str, help: &'static str) -> Family {
+    Family {
+        id,
+        name,
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help,
+    }
+}
+
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 57] = [
+pub(crate) const FAMILIES: [Family; 58] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -66,14 +78,11 @@ pub(crate) const FAMILIES: [Family; 57] = [
         values: &[],
         help: "Connections answered with 503 because all places were in use.",
     },
-    Family {
-        id: Id::ConnectionsOpen,
-        name: "tarpon_connections_open",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Connections open now.",
-    },
+    gauge(
+        Id::ConnectionsOpen,
+        "tarpon_connections_open",
+        "Connections open now.",
+    ),
     Family {
         id: Id::ClientsDropped,
         name: "tarpon_clients_dropped_total",
@@ -94,22 +103,16 @@ pub(crate) const FAMILIES: [Family; 57] = [
         values: &[],
         help: "Requests answered with 503 because the memory for request bodies and long heads was in use.",
     },
-    Family {
-        id: Id::BodyBytes,
-        name: "tarpon_body_bytes",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Bytes of request bodies, as sent and decoded, and of long heads, held now.",
-    },
-    Family {
-        id: Id::BuildsRunning,
-        name: "tarpon_builds_running",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Snapshots being built now.",
-    },
+    gauge(
+        Id::BodyBytes,
+        "tarpon_body_bytes",
+        "Bytes of request bodies, as sent and decoded, and of long heads, held now.",
+    ),
+    gauge(
+        Id::BuildsRunning,
+        "tarpon_builds_running",
+        "Snapshots being built now.",
+    ),
     Family {
         id: Id::Builds,
         name: "tarpon_builds_total",
@@ -217,14 +220,16 @@ pub(crate) const FAMILIES: [Family; 57] = [
         values: &[],
         help: "Bytes uploaded to the object store.",
     },
-    Family {
-        id: Id::StoreResting,
-        name: "tarpon_store_resting",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Whether the object store does not answer and is left alone for a while: 1 or 0.",
-    },
+    gauge(
+        Id::StoreResting,
+        "tarpon_store_resting",
+        "Whether the object store does not answer and is left alone for a while: 1 or 0.",
+    ),
+    gauge(
+        Id::StoreBehind,
+        "tarpon_store_behind",
+        "Mirrors that may have what has expired at another server, and share nothing until they were compared.",
+    ),
     Family {
         id: Id::Comparisons,
         name: "tarpon_comparisons_total",
@@ -377,14 +382,11 @@ pub(crate) const FAMILIES: [Family; 57] = [
         values: &[],
         help: "Requests missing from the log because it could not be written fast enough.",
     },
-    Family {
-        id: Id::CacheBytes,
-        name: "tarpon_cache_bytes",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Bytes that everything in the state directory takes, each file once.",
-    },
+    gauge(
+        Id::CacheBytes,
+        "tarpon_cache_bytes",
+        "Bytes that everything in the state directory takes, each file once.",
+    ),
     Family {
         id: Id::CachePartBytes,
         name: "tarpon_cache_part_bytes",
@@ -394,70 +396,46 @@ pub(crate) const FAMILIES: [Family; 57] = [
         help: "The same of mirrors with the packs that snapshots share, of the rest of snapshots, and of \
                what is being made or removed, with all else (other).",
     },
-    Family {
-        id: Id::CacheLimitBytes,
-        name: "tarpon_cache_limit_bytes",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Bytes that everything in the state directory may take (--cache-limit).",
-    },
-    Family {
-        id: Id::CacheLowBytes,
-        name: "tarpon_cache_low_bytes",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Bytes that are left when the limit was passed and something has left (--cache-low).",
-    },
-    Family {
-        id: Id::CacheEntries,
-        name: "tarpon_cache_entries",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Snapshots in the cache.",
-    },
-    Family {
-        id: Id::CacheWants,
-        name: "tarpon_cache_wants",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Those of them that are of a ref or commit (?ref=, ?commit=).",
-    },
-    Family {
-        id: Id::Mirrors,
-        name: "tarpon_mirrors",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Mirrors in the state directory.",
-    },
-    Family {
-        id: Id::OpenFiles,
-        name: "tarpon_open_files",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Files of snapshots that are open, each once however many share it.",
-    },
-    Family {
-        id: Id::OpenFilesLimit,
-        name: "tarpon_open_files_limit",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Files of snapshots that may be open; more are answered with 503.",
-    },
-    Family {
-        id: Id::ConnectionsLimit,
-        name: "tarpon_connections_limit",
-        kind: Kind::Gauge,
-        label: "",
-        values: &[],
-        help: "Connections that may be open; idle ones give way to more.",
-    },
+    gauge(
+        Id::CacheLimitBytes,
+        "tarpon_cache_limit_bytes",
+        "Bytes that everything in the state directory may take (--cache-limit).",
+    ),
+    gauge(
+        Id::CacheLowBytes,
+        "tarpon_cache_low_bytes",
+        "Bytes that are left when the limit was passed and something has left (--cache-low).",
+    ),
+    gauge(
+        Id::CacheEntries,
+        "tarpon_cache_entries",
+        "Snapshots in the cache.",
+    ),
+    gauge(
+        Id::CacheWants,
+        "tarpon_cache_wants",
+        "Those of them that are of a ref or commit (?ref=, ?commit=).",
+    ),
+    gauge(
+        Id::Mirrors,
+        "tarpon_mirrors",
+        "Mirrors in the state directory.",
+    ),
+    gauge(
+        Id::OpenFiles,
+        "tarpon_open_files",
+        "Files of snapshots that are open, each once however many share it.",
+    ),
+    gauge(
+        Id::OpenFilesLimit,
+        "tarpon_open_files_limit",
+        "Files of snapshots that may be open; more are answered with 503.",
+    ),
+    gauge(
+        Id::ConnectionsLimit,
+        "tarpon_connections_limit",
+        "Connections that may be open; idle ones give way to more.",
+    ),
     Family {
         id: Id::MirrorAge,
         name: "tarpon_mirror_age_seconds",

@@ -29,6 +29,7 @@ pub(super) enum Id {
     StoreReadBytes,
     StoreUploadedBytes,
     StoreResting,
+    StoreBehind,
     Comparisons,
     Fetches,
     AnnexFetches,
