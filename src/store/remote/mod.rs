@@ -20,7 +20,7 @@
 //! - [`lease`]: who works on what. Nothing right rests on it.
 //! - [`key`]: names of objects.
 //! - [`bucket`], [`files`], [`any`]: the stores that are known.
-//! - [`profile`]: what the files of such stores' tools say.
+//! - [`account`], [`profile`]: who asks, by variables and by the files of such stores' tools.
 //! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
@@ -47,6 +47,7 @@
 //!    generation is refused, and a server that finds a later one than its own first removes from its mirror all that no
 //!    ref leads to, as the upstream has listed them twice.
 
+mod account;
 pub mod any;
 pub mod asks;
 pub mod breaker;
