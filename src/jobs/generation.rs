@@ -21,6 +21,7 @@ use tokio::task::spawn_blocking;
 use super::asker::Asker;
 use super::shared::{Behind, Seen, ShareError, Shared};
 use super::state::Jobs;
+use crate::io::clock::unix_ms;
 use crate::limits::{LISTED_TWICE_MS, OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
 use crate::manifest::want::Want;
 use crate::mirror::{Generation as Noted, MirrorError};
@@ -35,6 +36,11 @@ use crate::telemetry::metrics::Cause;
 pub(super) struct Agreed {
     /// As it was read.
     pub(super) base: Base,
+    /// When it had been: a comparison that began before, while the head was still on its way, is older than what it says
+    /// perhaps.
+    pub(super) read: Instant,
+    /// The same as a date.
+    pub(super) read_unix_ms: u64,
     /// Of what is shared from here on: the next one where others are to be told of something.
     pub(super) generation: Generation,
     /// Since when they are.
@@ -62,12 +68,14 @@ impl Jobs {
         for _ in 0..OFFER_ROUNDS_MAX {
             // The semaphore is never closed, so this only waits.
             let turn = shared.looks.acquire().await;
-            let read_at = Instant::now();
             let base = shared.base(&repo.name, place).await?;
+            let (read, read_unix_ms) = (Instant::now(), unix_ms());
             drop(turn);
             if !repo.mirror.is_dir() {
                 self.drop_earlier(shared, repo, &base).await;
                 return Ok(Agreed {
+                    read,
+                    read_unix_ms,
                     generation: base.head.at(),
                     owed: None,
                     base,
@@ -78,7 +86,7 @@ impl Jobs {
             self.note_behind(shared, repo, is_behind);
             if is_behind {
                 let asker = Asker::of(Cause::Timer);
-                if let Err(why) = self.fresh_since(repo, read_at, &asker).await {
+                if let Err(why) = self.fresh_since(repo, read, &asker).await {
                     self.drop_if_long_behind(shared, repo, &base).await;
                     return Err(why.into());
                 }
@@ -95,6 +103,8 @@ impl Jobs {
             });
             return Ok(Agreed {
                 base,
+                read,
+                read_unix_ms,
                 generation: next.unwrap_or(own),
                 owed,
             });

@@ -126,16 +126,15 @@ impl Jobs {
                 // Those who write all the time do not meet again at once.
                 shared.objects.before_again(round).await;
             }
-            let (read, read_unix_ms) = (Instant::now(), unix_ms());
             let agreed = self.at_generation(shared, repo, &place).await?;
-            let base = &agreed.base;
+            let (base, read) = (&agreed.base, agreed.read);
             let about = shared.about(&archive.want);
             if agreed.owed.is_none() && is_known(shared, archive, (base, &place)).await? {
                 return Ok(OfferResult::Known);
             }
             let fresh = self.fresh_since(repo, read, &Asker::of(Cause::Timer)).await;
             let (current, seen_unix_ms) = match fresh {
-                Ok(()) => (repo.hit_of(&archive.want, Some(read)), read_unix_ms),
+                Ok(()) => (repo.hit_of(&archive.want, Some(read)), agreed.read_unix_ms),
                 Err(_) if self.tells_uncompared(shared, (repo, archive), &agreed) => {
                     let seen_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
                     (repo.archive_of(&archive.want), seen_unix_ms)
