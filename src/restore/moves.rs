@@ -31,6 +31,8 @@ pub(super) struct Moves<'m> {
     log: Log,
     /// `None` where anything may.
     may_go: Option<MayGo<'m>>,
+    /// A directory of the target to which only directories lead.
+    inside: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,7 @@ impl<'m> Moves<'m> {
             trash: directory,
             taken: 0,
             may_go: None,
+            inside: None,
         }
     }
 
@@ -71,6 +74,7 @@ impl<'m> Moves<'m> {
     /// Puts what the tree has at `path` there; what is there comes into the staging directory.
     pub(super) fn place(&mut self, path: &Path) -> Result<(), RestoreError> {
         let (from, to) = (self.tree.join(path), self.target.join(path));
+        self.expect_inside(path)?;
         self.make_room()?;
         let comes = fs::symlink_metadata(&from).map_err(failed("look at", &from))?;
         if fs::symlink_metadata(&to).is_ok() {
@@ -86,6 +90,7 @@ impl<'m> Moves<'m> {
                     return Err(came_meanwhile(&to));
                 }
                 let mark = Mark::of(&comes, &to);
+                self.inside = None;
                 self.log.push(Move::Exchanged(mark), path);
                 return Ok(());
             }
@@ -96,6 +101,36 @@ impl<'m> Moves<'m> {
             Some(_) => put(&from, &to)?,
         }
         self.log.push(Move::Placed(Mark::of(&comes, &to)), path);
+        Ok(())
+    }
+
+    /// Whether only directories lead to what is at `path`: what is behind a link is not the target's.
+    pub(super) fn is_inside(&self, path: &Path) -> bool {
+        let is_directory = |above: &Path| {
+            let found = fs::symlink_metadata(self.target.join(above));
+            found.is_ok_and(|found| found.is_dir())
+        };
+        above(path).all(is_directory)
+    }
+
+    /// Whether something is at `path`.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        fs::symlink_metadata(self.target.join(path)).is_ok()
+    }
+
+    /// Nothing goes or comes behind a link.
+    fn expect_inside(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        if self.inside.as_deref() == Some(directory) {
+            return Ok(());
+        }
+        if !self.is_inside(path) {
+            return Err(RestoreError::Usage(format!(
+                "{} is behind something that is no directory, a link perhaps: remove that",
+                self.target.join(path).display()
+            )));
+        }
+        self.inside = Some(directory.to_owned());
         Ok(())
     }
 
@@ -127,6 +162,8 @@ impl<'m> Moves<'m> {
 
     /// Takes what is at `path` away from the target.
     pub(super) fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
+        self.expect_inside(path)?;
+        self.inside = None;
         self.make_room()?;
         let from = self.target.join(path);
         let away = self.trash.join(self.taken.to_string());
@@ -210,6 +247,7 @@ impl<'m> Moves<'m> {
         };
         let removed = self.log.make_room().is_ok() && fs::remove_dir(&whole).is_ok();
         if removed {
+            self.inside = None;
             self.log
                 .push(Move::Removed(found.permissions().mode()), path);
         }

@@ -347,6 +347,7 @@ impl Renewal<'_> {
             copy: &before.copy,
             entries: &seen.entries,
             is_left: before.left.is_some(),
+            head: before.scratch.head,
         };
         let of = (&*before.scratch.tree, commit);
         Modules::find(around, site, changes, of).map(Some)

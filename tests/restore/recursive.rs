@@ -396,12 +396,21 @@ impl Behind {
         write(&git_dir.join("tarpon-update"), &note);
         expect(&self.update(&copy, &[]), 0);
         expect_same_at(&self.clone, &copy, PLACES);
-        // And of a repository that goes piece by piece, in whose place another one comes, some are left.
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
         copy_tree(&self.target, &copy);
         write(&git_dir.join("tarpon-update"), &note);
-        fs::create_dir_all(git_dir.join("modules/n/objects")).unwrap_or_else(|e| panic!("{e}"));
+        // The files of one that goes have gone, and its repository has not.
+        fs::remove_dir_all(copy.join("other")).unwrap_or_else(|e| panic!("{e}"));
+        // What its user has put into the place of one has no killed run put there.
+        fs::rename(copy.join("x/mid"), copy.join("x/mid.away")).unwrap_or_else(|e| panic!("{e}"));
+        write(&copy.join("x/mid"), "mine");
+        let errors = expect(&self.update(&copy, &[]), 1);
+        assert!(errors.contains("changed or missing: x/mid;"), "{errors}");
+        assert_eq!(fs::read_to_string(copy.join("x/mid")).unwrap(), "mine");
+        fs::remove_file(copy.join("x/mid")).unwrap_or_else(|e| panic!("{e}"));
+        fs::rename(copy.join("x/mid.away"), copy.join("x/mid")).unwrap_or_else(|e| panic!("{e}"));
         expect(&self.update(&copy, &[]), 0);
+        assert!(!git_dir.join("modules/o").exists());
         expect_same_at(&self.clone, &copy, PLACES);
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -494,10 +503,12 @@ fn what_was_tracked_becomes_a_submodule() {
     expect(&restore(server.address(), "test/top", &before, RECURSE), 0);
     let mut import = Importer::start(&lab.upstream("top"), Layout::Packed);
     import.commit_on("refs/heads/main", "refs/heads/main^0", "more");
-    let modules = ["lib", "tool"].map(|path| section(path, path, "../leaf"));
+    let modules = ["lib", "tool", "third/sub"].map(|path| section(path, path, "../leaf"));
     import.file(repos::FILE, b".gitmodules", modules.concat().as_bytes());
     for path in ["lib", "tool"] {
         import.delete(path.as_bytes());
+    }
+    for path in ["lib", "tool", "third/sub"] {
         import.gitlink(path.as_bytes(), &leaf);
     }
     import.finish();
@@ -513,6 +524,10 @@ fn what_was_tracked_becomes_a_submodule() {
         restore(server.address(), "test/top", &copy, &more)
     };
     type Spoils = fn(&Path);
+    let beside = lab.scratch("beside");
+    fs::create_dir_all(beside.join("sub")).unwrap_or_else(|e| panic!("{e}"));
+    write(&beside.join("sub/theirs"), "theirs");
+    let theirs = everything(&beside);
     let spoilt: [(Spoils, &[&str]); 3] = [
         (|_| {}, &[]),
         (|tree| write(&tree.join("lib/mine"), "mine"), &["--force"]),
@@ -522,17 +537,51 @@ fn what_was_tracked_becomes_a_submodule() {
         copy_tree(&before, &copy);
         spoil(&copy);
         if !flags.is_empty() {
+            // It leads to what is nobody's to remove.
+            std::os::unix::fs::symlink(&beside, copy.join("third")).unwrap();
             let errors = expect(&update(&[]), 1);
-            assert!(errors.contains("not tracked: lib/mine;"), "{errors}");
+            assert!(errors.contains("lib/mine"), "{errors}");
         }
         expect(&update(flags), 0);
-        expect_same_at(&clone, &copy, &["", "lib", "tool"]);
+        assert_eq!(everything(&beside), theirs);
+        expect_same_at(&clone, &copy, &["", "lib", "tool", "third/sub"]);
         // And back again.
         expect(&update(&["--commit", &old]), 0);
         assert_eq!(compare::differences(&before, &copy, &[".git"]), [""; 0]);
         assert_eq!(git::text(&copy, &["status", "--porcelain"]), "");
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
+}
+
+/// What nobody tracks in a submodule that goes is named, also where a file comes in the place of a directory around it.
+#[test]
+fn a_file_comes_where_a_submodule_was_deeper() {
+    let lab = Lab::new(BINARY);
+    let leaf = leaf(&lab);
+    let inside = section("o", "libs/o", "../leaf");
+    let old = upstream(&lab, "top", &inside, &[("libs/o", &leaf)]);
+    let server = lab.start();
+    let target = lab.scratch("target");
+    expect(&restore(server.address(), "test/top", &target, RECURSE), 0);
+    let mut import = Importer::start(&lab.upstream("top"), Layout::Packed);
+    import.commit_on("refs/heads/main", "refs/heads/main^0", "more");
+    import.delete(b"libs/o");
+    import.delete(b".gitmodules");
+    import.file(repos::FILE, b"libs", b"a file\n");
+    import.finish();
+    let new = tip(&lab, "top");
+    let wanted = format!(r#"{{"refs":{{"refs/heads/main":"{new}"}}}}"#);
+    ensure(&server, "top", &wanted);
+    let mine = target.join("libs/o/mine");
+    write(&mine, "mine");
+    let update = || restore(server.address(), "test/top", &target, UPDATE);
+    let errors = expect(&update(), 1);
+    assert!(errors.contains("not tracked: libs/o/mine;"), "{errors}");
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), old);
+    fs::remove_file(&mine).unwrap_or_else(|e| panic!("{e}"));
+    expect(&update(), 0);
+    assert_eq!(fs::read_to_string(target.join("libs")).unwrap(), "a file\n");
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
 }
 
 /// A commit that no branch of the submodule has is the upstream's all the same, as long as that gives it by its id.

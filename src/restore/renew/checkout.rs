@@ -44,11 +44,12 @@ impl Checkout {
         }
     }
 
-    /// Whether files come where it goes.
+    /// Whether files come where it goes, in it or in the place of a directory that it is in.
     pub(super) fn is_replaced(&self, changes: &Changes) -> bool {
         let mut comes = changes.iter().filter(|change| {
             let is_file = change.new.is_some_and(|(mode, _)| mode != SUBMODULE);
-            is_file && as_path(changes.path(change)).starts_with(&self.path)
+            let path = as_path(changes.path(change));
+            is_file && (path.starts_with(&self.path) || self.path.starts_with(&path))
         });
         comes.next().is_some()
     }

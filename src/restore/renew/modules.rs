@@ -52,6 +52,8 @@ pub(super) struct Around<'m> {
     pub entries: &'m Entries,
     /// Whether a run was killed here.
     pub is_left: bool,
+    /// The commit that is there.
+    pub head: Option<ObjectId>,
 }
 
 /// What becomes of them.
@@ -63,8 +65,6 @@ pub(super) struct Modules<'m> {
     gone: Vec<Checkout>,
     /// What goes below `modules`, relative to the repository.
     repositories: Vec<PathBuf>,
-    /// What a run that was killed has left there of repositories that go.
-    remains: Vec<PathBuf>,
     /// What was looked at of each, unless it may go with whatever it has.
     held: Vec<AllHeld>,
 }
@@ -77,9 +77,17 @@ impl<'m> Modules<'m> {
         changes: &Changes,
         (tree, commit): (&Path, Option<ObjectId>),
     ) -> Result<Modules<'m>, RestoreError> {
-        let links = links(around.entries, changes);
-        let commit = commit.map(|id| id.to_string()).unwrap_or_default();
-        let all = gitmodules::of_commit(site.stop, tree, &commit, &links)?;
+        let of = |commit: Option<ObjectId>, changes: Option<&Changes>| {
+            let links = links(around.entries, changes);
+            let commit = commit.map(|id| id.to_string()).unwrap_or_default();
+            gitmodules::of_commit(site.stop, tree, &commit, &links)
+        };
+        let all = of(commit, Some(changes))?;
+        // A run that was killed may have come to the files of one that goes, and not to its repository.
+        let were = match around.is_left {
+            true => of(around.head, None)?,
+            false => Vec::new(),
+        };
         let mut modules = Modules {
             around,
             site,
@@ -87,15 +95,14 @@ impl<'m> Modules<'m> {
             jobs: Vec::new(),
             gone: Vec::new(),
             repositories: Vec::new(),
-            remains: Vec::new(),
             held: Vec::new(),
         };
-        modules.sort()?;
+        modules.sort(&were)?;
         Ok(modules)
     }
 
-    /// Says which stay, come and go.
-    fn sort(&mut self) -> Result<(), RestoreError> {
+    /// Says which stay, come and go, where some `were` there before a run that was killed.
+    fn sort(&mut self, were: &[Submodule]) -> Result<(), RestoreError> {
         let mut there = BTreeMap::new();
         for number in 0..self.around.entries.len() {
             let entry = self.around.entries.get(number);
@@ -130,6 +137,14 @@ impl<'m> Modules<'m> {
         self.gone.extend(there.into_values());
         let gone = self.gone.iter().map(|gone| gone.repository.clone());
         self.repositories.extend(gone);
+        let left = were.iter().filter(|one| {
+            let is_named = |other: &Submodule| other.name == one.name;
+            let link = self.around.staging.target().join(&one.path).join(".git");
+            !self.all.iter().any(is_named) && fs::symlink_metadata(link).is_err()
+        });
+        let left = left.map(|one| Path::new("modules").join(&one.name));
+        let is_there = |path: &PathBuf| self.around.copy.git_dir.join(path).join("HEAD").exists();
+        self.repositories.extend(left.filter(is_there));
         self.repositories.sort_unstable();
         // What is inside of one goes with it.
         self.repositories
@@ -214,8 +229,6 @@ impl<'m> Modules<'m> {
             let is_repository = there.join("HEAD").exists();
             if is_repository {
                 self.repositories.push(above.to_owned());
-            } else if above == path && there.exists() && self.around.is_left {
-                self.remains.push(above.to_owned());
             } else if above == path && there.exists() {
                 let why = format!("its .git/{} is no repository", path.display());
                 return Err(not_taken(self.around.staging.target(), why));
@@ -408,9 +421,6 @@ impl<'m> Modules<'m> {
             files.take_away(&git)?;
             files.remove_emptied(&git);
         }
-        for path in &self.remains {
-            repositories.take_away(path)?;
-        }
         for (number, path) in self.repositories.iter().enumerate() {
             // One that goes piece by piece is looked at once for all of them.
             let there = self.around.copy.git_dir.join(path);
@@ -442,9 +452,6 @@ impl<'m> Modules<'m> {
     /// Whether the repository that was moved from `path` is as it was when it was looked at, and one that goes.
     pub(super) fn may_go(&self, path: &Path, now: &Path) -> io::Result<bool> {
         let is_one = |gone: &PathBuf| path.starts_with(gone);
-        if self.remains.iter().any(is_one) {
-            return Ok(true);
-        }
         let Some(number) = self.repositories.iter().position(is_one) else {
             return Ok(false);
         };
@@ -464,8 +471,9 @@ impl<'m> Modules<'m> {
         for (path, repository) in self.site.made() {
             repositories.make_above(&repository)?;
             repositories.place(&repository)?;
-            // What is there must not come into the tree that is still to be merged.
-            if fs::symlink_metadata(self.around.staging.target().join(&path)).is_ok() {
+            // What is there must not come into the tree that is still to be merged. Where something else is in the way above
+            // it, that goes as a whole for what comes.
+            if files.is_inside(&path) && files.has(&path) {
                 files.take_away(&path)?;
                 files.place(&path)?;
             }
@@ -474,18 +482,21 @@ impl<'m> Modules<'m> {
     }
 }
 
-/// Paths and commits of all submodules once an index has `changes`.
-fn links(entries: &Entries, changes: &Changes) -> Vec<(Vec<u8>, String)> {
+/// Paths and commits of all submodules of an index, once it has `changes` if there are any.
+fn links(entries: &Entries, changes: Option<&Changes>) -> Vec<(Vec<u8>, String)> {
     let mut links = Vec::new();
     for number in 0..entries.len() {
         let entry = entries.get(number);
-        if entry.is_submodule() && changes.find(entry.path()).is_none() {
+        let stays = changes.is_none_or(|changes| changes.find(entry.path()).is_none());
+        if entry.is_submodule() && stays {
             links.push((entry.path().to_vec(), entry.id().to_string()));
         }
     }
-    for change in changes.iter() {
-        if let Some((SUBMODULE, id)) = change.new {
-            links.push((changes.path(change).to_vec(), id.to_string()));
+    if let Some(changes) = changes {
+        for change in changes.iter() {
+            if let Some((SUBMODULE, id)) = change.new {
+                links.push((changes.path(change).to_vec(), id.to_string()));
+            }
         }
     }
     links.sort_unstable();

@@ -319,9 +319,12 @@ impl Planner<'_> {
         for number in &self.seen.looked.changed {
             let entry = self.seen.entries.get(*number);
             let same = Some((entry.mode(), entry.id()));
-            // A run that was killed may have taken it away, to put the submodule there.
+            // A run that was killed may have taken it away, to put the submodule there; a file it has not put there.
             if entry.is_submodule() && !eyes.is_empty() {
-                continue;
+                let there = std::fs::symlink_metadata(self.target.join(as_path(entry.path())));
+                if there.map_or(true, |there| there.is_dir()) {
+                    continue;
+                }
             }
             match left_at(eyes, entry.path(), same)? {
                 None => losses.changed.push(named(entry.path())),
