@@ -49,6 +49,13 @@ fn look_at_store(asked: &config::StoreAdmin) -> ExitCode {
     match admin::look_at_store(asked, Box::new(std::io::stdout())) {
         Ok(Looked::Sound) => ExitCode::SUCCESS,
         Ok(Looked::Damaged) => ExitCode::from(admin::DAMAGED_CODE),
+        Ok(Looked::Nothing) => {
+            say(format_args!(
+                "tarpon: --store {}: no server has shared anything there; is it what their --store says?",
+                asked.url
+            ));
+            ExitCode::from(FAILED_CODE)
+        }
         Err(AdminError::Write(error)) => printed(Err(error)),
         Err(error) => {
             say(format_args!("tarpon: --store {}: {error}", asked.url));

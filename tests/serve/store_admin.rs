@@ -210,9 +210,15 @@ fn whatever_is_damaged_is_named() {
     }
     // Of what lies beside no head nobody knows anything, and nobody removes it.
     fs::remove_file(&head).unwrap();
-    assert_eq!(said(&url, &["verify"]).count("superfluous"), all);
+    let alone = said(&url, &["verify"]);
+    assert_eq!(alone.count("superfluous"), all);
+    assert_eq!((alone.count("missing"), alone.code), (1, Some(2)));
     let pruned = said(&url, &["prune", "--dry-run"]);
     assert_eq!((pruned.lines.len(), pruned.code), (0, Some(0)));
+    // What is not there at all is not sound either.
+    let nowhere = format!("file://{}", lab.scratch("nowhere").display());
+    assert_eq!(said(&nowhere, &["verify"]).code, Some(3));
+    assert_eq!(said(&nowhere, &["du"]).code, Some(0));
 }
 
 /// What it says is removed is what a server removes then.

@@ -41,6 +41,8 @@ pub enum Looked {
     Sound,
     /// Something is missing, or is not what it should be: it was said.
     Damaged,
+    /// There was nothing to verify.
+    Nothing,
 }
 
 /// Looks at a store, and says what is there.
@@ -63,7 +65,10 @@ pub fn look_at_store(asked: &StoreAdmin, out: Box<dyn Write>) -> Result<Looked, 
     })?;
     look.told.tell_total()?;
     let wrong = look.told.counted("missing") + look.told.counted("wrong");
+    let is_nothing = task == StoreTask::Verify && look.told.counted("repositories") == 0;
     Ok(match wrong {
+        // What was never looked at is not sound: it may be the wrong place, or what was there is gone.
+        0 if is_nothing => Looked::Nothing,
         0 => Looked::Sound,
         _ => Looked::Damaged,
     })

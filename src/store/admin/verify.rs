@@ -33,6 +33,8 @@ struct Found {
     wrong: BTreeMap<PartKey, String>,
     /// Of which all was read.
     done: HashSet<PartKey>,
+    /// So many parts lie there besides.
+    superfluous: u64,
 }
 
 impl Found {
@@ -45,7 +47,7 @@ impl Found {
 pub(super) async fn verify(look: &Rc<Look>, repository: &Repository) -> Result<(), AdminError> {
     let mut found = list(look, repository).await?;
     let Some(head) = repository.sound() else {
-        return Ok(());
+        return expect_none(look, repository, &found).await;
     };
     for key in &head.broken {
         let why = "a server has found it broken: who has it uploads it again";
@@ -66,6 +68,29 @@ pub(super) async fn verify(look: &Rc<Look>, repository: &Repository) -> Result<(
     tell(look, repository, found).await
 }
 
+/// Says that a head is missing where something lies beside it, and nobody has written one meanwhile.
+async fn expect_none(
+    look: &Look,
+    repository: &Repository,
+    found: &Found,
+) -> Result<(), AdminError> {
+    let is_absent = async || {
+        let now = look.repository(repository.dir_name()).await?;
+        Ok::<_, AdminError>(matches!(now.head, Headed::Absent))
+    };
+    if found.superfluous == 0 || !is_absent().await? {
+        return Ok(());
+    }
+    look.told.count("missing", 1);
+    look.told.tell(&[
+        ("repository", json!(repository.name())),
+        ("found", json!("missing")),
+        ("key", json!(repository.head_key())),
+        ("why", json!("parts lie there that are uploaded for the first time just now, or their head was lost")),
+    ])?;
+    Ok(())
+}
+
 /// What is there of what is named; what is there besides is said at once.
 async fn list(look: &Look, repository: &Repository) -> Result<Found, AdminError> {
     let (states, mut found) = (repository.states(), Found::default());
@@ -81,6 +106,7 @@ async fn list(look: &Look, repository: &Repository) -> Result<Found, AdminError>
                     found.is_wrong(&key, why);
                 }
                 (state, _) => {
+                    found.superfluous += 1;
                     look.told.count("superfluous", 1);
                     look.told.tell(&[
                         ("repository", json!(repository.name())),
