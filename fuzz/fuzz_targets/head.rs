@@ -187,10 +187,8 @@ fn model_fields<'a>(
     };
     let list = |name| -> Option<FieldLines<'a>> {
         let mut lines = FieldLines::default();
-        all(name)
-            .into_iter()
-            .all(|line| lines.push(line))
-            .then_some(lines)
+        let mut all = all(name).into_iter();
+        all.all(|line| lines.push(line)).then_some(lines)
     };
     let is_1_1 = version == Version::Http11;
     let host = once("host")?;
@@ -237,6 +235,7 @@ fn model_fields<'a>(
         host,
         origin: once("origin")?,
         corrupt: once("tarpon-corrupt")?,
+        store: once("tarpon-store")?,
     })
 }
 

@@ -16,7 +16,7 @@ use crate::restore::objects::Objects;
 use crate::restore::path;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
-use crate::tree::index::mode;
+use crate::tree::index::{SUBMODULE, mode};
 use crate::tree::order::Order;
 
 /// A path that is another thing in the tree than in the index.
@@ -296,4 +296,25 @@ impl Walk<'_> {
         }
         out
     }
+}
+
+/// Paths and commits of all submodules of an index, once it has `changes` if there are any.
+pub(super) fn links(entries: &Entries, changes: Option<&Changes>) -> Vec<(Vec<u8>, String)> {
+    let mut links = Vec::new();
+    for number in 0..entries.len() {
+        let entry = entries.get(number);
+        let stays = changes.is_none_or(|changes| changes.find(entry.path()).is_none());
+        if entry.is_submodule() && stays {
+            links.push((entry.path().to_vec(), entry.id().to_string()));
+        }
+    }
+    if let Some(changes) = changes {
+        for change in changes.iter() {
+            if let Some((SUBMODULE, id)) = change.new {
+                links.push((changes.path(change).to_vec(), id.to_string()));
+            }
+        }
+    }
+    links.sort_unstable();
+    links
 }

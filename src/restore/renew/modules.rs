@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use gix::ObjectId;
 use rustix::fs::Stat;
 
-use super::changes::Changes;
+use super::changes::{Changes, links};
 use super::checkout::Checkout;
 use super::copy::{Copy, Place, is_of};
 use super::entries::Entries;
@@ -38,7 +38,6 @@ use crate::restore::quota::{Allowed, Quota};
 use crate::restore::staging::Staging;
 use crate::restore::submodules::{Job, NOTED, Restores, Site, Stays};
 use crate::restore::write::stopped;
-use crate::tree::index::SUBMODULE;
 
 /// What a file says that is the `.git` of a submodule.
 const LEADS_TO: &[u8] = b"gitdir: ";
@@ -480,25 +479,4 @@ impl<'m> Modules<'m> {
         }
         Ok(())
     }
-}
-
-/// Paths and commits of all submodules of an index, once it has `changes` if there are any.
-fn links(entries: &Entries, changes: Option<&Changes>) -> Vec<(Vec<u8>, String)> {
-    let mut links = Vec::new();
-    for number in 0..entries.len() {
-        let entry = entries.get(number);
-        let stays = changes.is_none_or(|changes| changes.find(entry.path()).is_none());
-        if entry.is_submodule() && stays {
-            links.push((entry.path().to_vec(), entry.id().to_string()));
-        }
-    }
-    if let Some(changes) = changes {
-        for change in changes.iter() {
-            if let Some((SUBMODULE, id)) = change.new {
-                links.push((changes.path(change).to_vec(), id.to_string()));
-            }
-        }
-    }
-    links.sort_unstable();
-    links
 }
