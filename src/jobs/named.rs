@@ -1,6 +1,7 @@
 //! What lies in the store for clients to be sent there, as heads have named it: that is remembered for a while, and stays for
 //! longer than that.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,8 +19,12 @@ use crate::store::remote::signed::Signs;
 /// See the module's text.
 pub(super) struct Straight {
     signs: Signs,
-    heads: Mutex<HashMap<Arc<str>, Rc<Named>>>,
+    heads: RefCell<HashMap<Arc<str>, Rc<Slot>>>,
 }
+
+/// What the head of one repository has named, once that is known. Whoever comes while it is read waits for that, and for no
+/// other repository's.
+type Slot = Mutex<Option<Named>>;
 
 /// What a head has named.
 struct Named {
@@ -58,7 +63,7 @@ impl Straight {
     pub(super) fn new(signs: Signs) -> Straight {
         Straight {
             signs,
-            heads: Mutex::default(),
+            heads: RefCell::default(),
         }
     }
 
@@ -77,26 +82,32 @@ impl Straight {
         (part, bytes): (&str, u64),
         base: impl Future<Output = Result<Base, E>>,
     ) -> Result<Option<PartKey>, E> {
-        // Whoever comes meanwhile has what is read.
-        let mut heads = self.heads.lock().await;
-        if let Some(named) = heads.get(name).filter(|it| !it.is_older(REDIRECT_HEAD_MS)) {
+        let slot = self.slot(name);
+        let mut known = slot.lock().await;
+        if let Some(named) = known.as_ref().filter(|it| !it.is_older(REDIRECT_HEAD_MS)) {
             let key = named.has(part, bytes);
             if key.is_some() || !named.is_older(REDIRECT_HEAD_AGAIN_MS) {
                 return Ok(key.cloned());
             }
         }
-        heads.retain(|_, named| !named.is_older(REDIRECT_HEAD_MS));
-        if heads.len() >= REDIRECT_HEADS_MAX {
-            heads.clear();
-        }
         // A store that does not answer is not asked again for a while, either.
-        let nothing = Named {
+        *known = Some(Named {
             read: Instant::now(),
             parts: HashMap::new(),
-        };
-        heads.insert(name.clone(), Rc::new(nothing));
-        let named = Rc::new(Named::of(&base.await?.head));
-        heads.insert(name.clone(), named.clone());
+        });
+        let named = known.insert(Named::of(&base.await?.head));
         Ok(named.has(part, bytes).cloned())
+    }
+
+    /// That of a repository. Those that nobody reads make room where there are many.
+    fn slot(&self, name: &Arc<str>) -> Rc<Slot> {
+        let mut heads = self.heads.borrow_mut();
+        if let Some(slot) = heads.get(name) {
+            return slot.clone();
+        }
+        if heads.len() >= REDIRECT_HEADS_MAX {
+            heads.retain(|_, slot| Rc::strong_count(slot) > 1);
+        }
+        heads.entry(name.clone()).or_default().clone()
     }
 }

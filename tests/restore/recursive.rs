@@ -65,6 +65,14 @@ fn section(name: &str, path: &str, url: &str) -> String {
     format!("[submodule \"{name}\"]\n\tpath = {path}\n\turl = {url}\n")
 }
 
+/// What git makes of it, with all submodules.
+fn git_clone(lab: &Lab) -> PathBuf {
+    let clone = ["clone", "--quiet", "--recurse-submodules"];
+    let of = [&*lab.url("top"), "cloned"];
+    run(&lab.scratch(""), &[&clone[..], &of].concat());
+    lab.scratch("cloned")
+}
+
 /// What stands in the repository at `path`, as lines.
 fn said(tree: &Path, path: &str) -> Vec<String> {
     let at = tree.join(path);
@@ -121,15 +129,7 @@ fn submodules_are_what_git_clones() {
     ];
     let links = [("x/mid", &*mid), ("other", &leaf), ("off", &leaf)];
     upstream(&lab, "top", &modules.concat(), &links);
-    let clone = lab.scratch("cloned");
-    let clones = [
-        "clone",
-        "--quiet",
-        "--recurse-submodules",
-        &*lab.url("top"),
-        "cloned",
-    ];
-    run(&lab.scratch(""), &clones);
+    let clone = git_clone(&lab);
     let server = lab.start();
     let target = lab.scratch("target");
     let into = |target: &Path, more: &[&str]| {
@@ -212,7 +212,7 @@ impl Behind {
         let links = [("x/mid", &*mid), ("other", &leaf)];
         let old = upstream(&lab, "top", &[&*outer, &other].concat(), &links);
         let server = lab.start();
-        let [target, plain, clone] = ["target", "plain", "cloned"].map(|name| lab.scratch(name));
+        let [target, plain] = ["target", "plain"].map(|name| lab.scratch(name));
         for (target, more) in [(&target, RECURSE), (&plain, &[][..])] {
             expect(&restore(server.address(), "test/top", target, more), 0);
         }
@@ -221,14 +221,7 @@ impl Behind {
         let more = section("n", "new/more", "../leaf");
         let links = [("x/mid", &*mid), ("other", ""), ("new/more", &leaf)];
         go_on(&lab, &server, "top", &[&*outer, &more].concat(), &links);
-        let clones = [
-            "clone",
-            "--quiet",
-            "--recurse-submodules",
-            &*lab.url("top"),
-            "cloned",
-        ];
-        run(&lab.scratch(""), &clones);
+        let clone = git_clone(&lab);
         Behind {
             lab,
             server,
@@ -515,10 +508,7 @@ fn what_was_tracked_becomes_a_submodule() {
     let new = tip(&lab, "top");
     let wanted = format!(r#"{{"refs":{{"refs/heads/main":"{new}"}}}}"#);
     ensure(&server, "top", &wanted);
-    let clone = lab.scratch("cloned");
-    let clones = ["clone", "--quiet", "--recurse-submodules"];
-    let of = [&*lab.url("top"), "cloned"];
-    run(&lab.scratch(""), &[&clones[..], &of].concat());
+    let clone = git_clone(&lab);
     let update = |more: &[&str]| {
         let more = [UPDATE, more].concat();
         restore(server.address(), "test/top", &copy, &more)
@@ -595,15 +585,7 @@ fn a_commit_that_only_a_superproject_names_is_not_lost() {
     let modules = section("s", "s", "../leaf");
     upstream(&lab, "top", &modules, &[("s", &pinned)]);
     git::run(&bare, &["update-ref", "refs/heads/main", &first]);
-    let clones = [
-        "clone",
-        "--quiet",
-        "--recurse-submodules",
-        &*lab.url("top"),
-        "cloned",
-    ];
-    run(&lab.scratch(""), &clones);
-    let clone = lab.scratch("cloned");
+    let clone = git_clone(&lab);
     for (at, url) in [("", "https://test/top"), ("s", "https://test/leaf")] {
         git::run(&clone.join(at), &["config", "remote.origin.url", url]);
     }

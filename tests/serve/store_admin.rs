@@ -279,17 +279,24 @@ fn what_is_to_be_pruned_is_what_servers_remove() {
     server.stop();
 }
 
-/// A bucket has pages, and may refuse.
-#[test]
-fn a_bucket_is_looked_at_page_by_page() {
-    let lab = small_lab();
+/// A bucket with one repository, and the directory of that.
+fn shared_in_bucket(lab: &Lab) -> (BucketServer, PathBuf) {
     let bucket = BucketServer::start(&lab.scratch("s3"));
-    let server = on_bucket(&lab, &bucket, "first");
+    let server = on_bucket(lab, &bucket, "first");
     hit(&server, "small");
     wait_shared(&server, 1);
     server.stop();
     let repositories = fs::read_dir(lab.scratch("s3/farm/v1/repos")).unwrap();
-    let dir = repositories.last().unwrap().unwrap().path().join("parts");
+    let dir = repositories.last().unwrap().unwrap().path();
+    (bucket, dir)
+}
+
+/// A bucket has pages, and may refuse.
+#[test]
+fn a_bucket_is_looked_at_page_by_page() {
+    let lab = small_lab();
+    let (bucket, dir) = shared_in_bucket(&lab);
+    let dir = dir.join("parts");
     let count = fs::read_dir(&dir).unwrap().count();
     for number in 0..2500 {
         fs::write(dir.join(format!("note-{number}")), "a note").unwrap();
@@ -319,13 +326,7 @@ fn a_bucket_is_looked_at_page_by_page() {
 #[test]
 fn what_has_left_meanwhile_is_not_missing() {
     let lab = small_lab();
-    let bucket = BucketServer::start(&lab.scratch("s3"));
-    let server = on_bucket(&lab, &bucket, "first");
-    hit(&server, "small");
-    wait_shared(&server, 1);
-    server.stop();
-    let repositories = fs::read_dir(lab.scratch("s3/farm/v1/repos")).unwrap();
-    let dir = repositories.last().unwrap().unwrap().path();
+    let (bucket, dir) = shared_in_bucket(&lab);
     let head = dir.join("head.json");
     let sound = fs::read(&head).unwrap();
     let mut empty: Value = serde_json::from_slice(&sound).unwrap();

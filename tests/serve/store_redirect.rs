@@ -38,6 +38,16 @@ fn sent_bytes(server: &Server) -> u64 {
     server.metrics().count("tarpon_sent_bytes_total", &[])
 }
 
+/// One that sends those there who have a token, and that token.
+fn asking(lab: &Lab, bucket: &BucketServer) -> (Server, Token) {
+    let reader = Token::new(BINARY, "reader", &[]);
+    let file = lab.scratch("tokens");
+    tokens::write(&file, &[&reader]);
+    let access = ["--no-default-upstreams", "--access", "test=token"];
+    let access = [&access[..], &["--tokens", file.to_str().unwrap()]].concat();
+    (sending(lab, bucket, &bucket.origin(), &access), reader)
+}
+
 fn redirects(server: &Server) -> u64 {
     let outcome = [("outcome", "redirect")];
     server.metrics().count("tarpon_requests_total", &outcome)
@@ -58,12 +68,7 @@ fn a_restore_takes_parts_from_the_store() {
     let lab = super::new_lab();
     lab.generate("large", Shape::FewLarge, 40 << 20);
     let bucket = BucketServer::start(&lab.scratch("s3"));
-    let reader = Token::new(BINARY, "reader", &[]);
-    let file = lab.scratch("tokens");
-    tokens::write(&file, &[&reader]);
-    let access = ["--no-default-upstreams", "--access", "test=token"];
-    let access = [&access[..], &["--tokens", file.to_str().unwrap()]].concat();
-    let server = sending(&lab, &bucket, &bucket.origin(), &access);
+    let (server, reader) = asking(&lab, &bucket);
     let authorization = reader.bearer();
     let target = lab::target("large");
     let built = server.fetch("GET", &target, &[&authorization]).expect(200);
@@ -148,12 +153,7 @@ fn nobody_is_sent_to_the_store_who_has_not_asked_for_it() {
     let lab = super::new_lab();
     lab.generate("large", Shape::FewLarge, 8 << 20);
     let bucket = BucketServer::start(&lab.scratch("s3"));
-    let reader = Token::new(BINARY, "reader", &[]);
-    let file = lab.scratch("tokens");
-    tokens::write(&file, &[&reader]);
-    let access = ["--no-default-upstreams", "--access", "test=token"];
-    let access = [&access[..], &["--tokens", file.to_str().unwrap()]].concat();
-    let server = sending(&lab, &bucket, &bucket.origin(), &access);
+    let (server, reader) = asking(&lab, &bucket);
     let shows = reader.bearer();
     server
         .fetch("GET", &lab::target("large"), &[&shows])
