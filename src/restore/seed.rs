@@ -87,7 +87,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A part of a seed has what git's formats want of it, with those that belong to it.
 pub(super) fn note_sound(file: &Arc<File>) {
     // It is read again the next time where that cannot be noted.
-    let _ = Clock::new().note(file, Known::Sound);
+    let _ = Clock::new().note_sound(file);
 }
 
 impl<'a> Seed<'a> {
@@ -203,7 +203,7 @@ impl<'a> Seed<'a> {
                 }
                 let sealed = rustix::fs::fchmod(&file, Mode::from_raw_mode(SEALED));
                 // It is read again the next time where that cannot be noted.
-                let _ = sealed.map(|()| self.clock.note(&file, Known::Right));
+                let _ = sealed.map(|()| self.clock.note_read(&file));
                 Known::Right
             }
         };

@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Somebody else.
 const OTHER: u32 = 54_321;
@@ -202,6 +202,35 @@ fn a_warm_seed_downloads_no_part_and_what_has_rotted_comes_again() {
     assert_eq!(files(&host.seed).len(), kept);
     let builds = host.server.builds("complete");
     assert_eq!(builds, 1, "the server is not to blame");
+}
+
+/// A seed that is in use is read again as often as one that is not: a use puts off nothing.
+#[test]
+fn what_is_used_all_day_is_read_again_all_the_same() {
+    // Nearly half of the time after which a part is read again.
+    const USED_EACH: Duration = Duration::from_secs(43_000);
+    let mut host = Host::new();
+    host.run(&[]);
+    let pack = host.largest(".pack.", true);
+    let sound = fs::read(&pack).unwrap();
+    for use_number in 0..3 {
+        let into = host.lab.scratch(&format!("used-{use_number}"));
+        let address = host.server.address();
+        let out = restore(address, "test/app", &into, &with(&host.seed, &[]));
+        assert_eq!(of_seed(&expect(&out, 0)), "");
+        if use_number == 0 {
+            rot(&pack);
+        }
+        // As it is that much later.
+        for path in files(&host.seed) {
+            let read = fs::metadata(&path).unwrap().modified().unwrap();
+            let file = File::open(&path).unwrap();
+            file.set_modified(read - USED_EACH).unwrap();
+        }
+    }
+    let (_, said) = host.run(&[]);
+    assert_eq!(said.matches("is wrong and removed").count(), 1, "{said}");
+    assert_eq!(fs::read(&pack).unwrap(), sound);
 }
 
 /// What a later snapshot shares with the one before is there, and packs may be the seed's own files.

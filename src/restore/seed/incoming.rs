@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::ground::Ground;
 use super::name;
-use super::note::{Clock, Known, SEALED};
+use super::note::{Clock, SEALED};
 use super::place;
 use crate::limits::STAGING_TRIES_MAX;
 
@@ -49,7 +49,7 @@ impl Incoming {
     /// Gives the file, which is right, its name. It needs no sync: behind a power cut nothing is believed.
     pub(super) fn finish(mut self, clock: &Clock) -> io::Result<()> {
         rustix::fs::fchmod(&*self.file, Mode::from_raw_mode(SEALED))?;
-        clock.note(&self.file, Known::Right)?;
+        clock.note_read(&self.file)?;
         if let Some(new) = &self.new {
             self.home.rename(new, &self.name)?;
         }

@@ -15,6 +15,13 @@ use xxhash_rust::xxh64::xxh64;
 pub(super) const SEALED: u32 = 0o444;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const NANOSECONDS: u64 = 1_000_000_000;
+/// What a boot's number becomes, which is even, where a file is sound.
+const SOUND: i64 = 1;
+/// A date that stays.
+const SAME: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: UTIME_OMIT,
+};
 
 /// What is known of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,25 +65,31 @@ impl Clock {
         }
     }
 
-    /// Notes that a file was read and is that, and is used.
-    pub(super) fn note(&self, file: &File, known: Known) -> io::Result<()> {
+    /// Notes that all of a file was read, and is right, and is used.
+    pub(super) fn note_read(&self, file: &File) -> io::Result<()> {
         let last_access = self.used();
         let last_modification = Timespec {
             tv_sec: last_access.tv_sec,
-            tv_nsec: self
-                .boot
-                .map_or(0, |boot| boot | i64::from(known == Known::Sound)),
+            tv_nsec: self.boot.unwrap_or(0),
         };
         set(file, last_access, last_modification)
     }
 
+    /// Notes that a file which is known to be right is sound. Nothing of it is read for that: when it was stays as it is,
+    /// or what is used again and again would never be read again.
+    pub(super) fn note_sound(&self, file: &File) -> io::Result<()> {
+        let found = file.metadata()?;
+        let boot = self.boot.filter(|boot| *boot == found.mtime_nsec());
+        let last_modification = |boot: i64| Timespec {
+            tv_sec: found.mtime(),
+            tv_nsec: boot | SOUND,
+        };
+        boot.map_or(Ok(()), |boot| set(file, SAME, last_modification(boot)))
+    }
+
     /// Notes that a file is used.
     pub(super) fn note_used(&self, file: &File) -> io::Result<()> {
-        let same = Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        };
-        set(file, self.used(), same)
+        set(file, self.used(), SAME)
     }
 
     /// What a file was found to be in this boot, and no longer ago than `interval`.
@@ -87,7 +100,7 @@ impl Clock {
         let is_sealed = found.mode() & 0o7777 == SEALED;
         let known = match found.mtime_nsec() - self.boot? {
             0 => Known::Right,
-            1 => Known::Sound,
+            SOUND => Known::Sound,
             _ => return None,
         };
         (is_new && is_sealed).then_some(known)

@@ -567,6 +567,32 @@ fn what_git_s_formats_want_is_looked_at_as_often_as_the_rest() {
     assert!(!is_sound(&seed));
 }
 
+/// To use a part is not to read it: whoever does that all day long finds what has rotted, when it is time.
+#[test]
+fn a_use_puts_off_no_reading() {
+    // Nearly half of the time after which it is read again.
+    const USED_EACH_S: u64 = 43_000;
+    let lab = Lab::new();
+    let both = snapshot(1);
+    let seed = lab.open(&[]);
+    assert!(add(&seed, &both, PACK));
+    let path = lab.file(&both.0, PACK);
+    for use_number in 0..3 {
+        let lent = find(&seed, &both.0, PACK).unwrap();
+        assert_eq!(lent.is_sound(), use_number > 0);
+        note_sound(&lent.file);
+        if use_number == 0 {
+            rot(&path, 7);
+        }
+        // As it is that much later.
+        let found = fs::metadata(&path).unwrap();
+        let before = found.modified().unwrap() - Duration::from_secs(USED_EACH_S);
+        lent.file.set_modified(before).unwrap();
+    }
+    assert!(find(&seed, &both.0, PACK).is_none(), "it is never read");
+    assert!(!path.exists());
+}
+
 /// What gets shorter while it is used, as what a disk cannot read, is done without.
 #[test]
 fn what_cannot_be_read_while_it_is_used_goes() {
