@@ -118,6 +118,9 @@ pub(super) fn make(
         let why = "its manifest says that it is of another commit";
         return Err(RestoreError::entry(b".git/HEAD", why));
     }
+    let git = tree.join(".git");
+    // An archive without objects has not even made those of objects.
+    make_directories(&git, &DIRECTORIES)?;
     let mut sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::leave_out(tree, &mut sizes, &archive.believed, said.hash);
     packs::check_forms(tree, &sizes, said.hash, stop)?;
@@ -127,8 +130,6 @@ pub(super) fn make(
     {
         proof::check_entries(tree, said.hash, stop)?;
     }
-    let git = tree.join(".git");
-    make_directories(&git, &DIRECTORIES)?;
     let restored = Restored {
         kind: said.hash,
         origin,

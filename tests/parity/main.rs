@@ -56,8 +56,14 @@ fn check(name: &str, make: fn(&Lab)) {
     let parts = || server.metrics().count("tarpon_requests_total", &labels);
     assert!(parts() > 0, "{name}: it was not fetched by parts");
     expect_restored(&lab, &server, name, "from packs", &["--worktree", "packs"]);
-    let verified = ["--verify=full", "--by-parts"];
-    expect_restored(&lab, &server, name, "verified", &verified);
+    for (stage, verified) in [
+        ("verified", ["--verify", "--by-parts"]),
+        ("verified of an archive", ["--verify", "--by-archive"]),
+        ("wholly verified", ["--verify=full", "--by-parts"]),
+        ("wholly so of an archive", ["--verify=full", "--by-archive"]),
+    ] {
+        expect_restored(&lab, &server, name, stage, &verified);
+    }
     let seed = lab.scratch("seed").display().to_string();
     let seeded = ["--by-parts", "--seed", &seed, "--seed-free-floor", "0"];
     expect_restored(&lab, &server, name, "into a seed", &seeded);
