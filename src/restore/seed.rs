@@ -84,6 +84,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// Whether an error of writing is one that every other part would meet as well.
+fn is_of_all(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::DirectoryNotEmpty
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotFound
+    )
+}
+
 /// A part of a seed has what git's formats want of it, with those that belong to it.
 pub(super) fn note_sound(file: &Arc<File>) {
     // It is read again the next time where that cannot be noted.
@@ -274,9 +286,15 @@ impl<'a> Seed<'a> {
 
     /// Keeps a part that was found right.
     pub(super) fn keep(&self, incoming: Incoming) {
-        lock(&self.kept).insert(incoming.name().to_owned());
-        if let Err(e) = incoming.finish(&self.clock) {
-            self.close(&e);
+        let name = incoming.name().to_owned();
+        lock(&self.kept).insert(name.clone());
+        match incoming.finish(&self.clock) {
+            Ok(()) => {}
+            Err(e) if is_of_all(&e) => self.close(&e),
+            Err(e) => {
+                let path = self.path.display();
+                self.say(&format!("in the seed {path} {name} is not kept: {e}"));
+            }
         }
     }
 

@@ -139,8 +139,13 @@ impl Ground {
         Ok(rustix::fs::renameat(self, from, self, to)?)
     }
 
+    /// Removes what is at a name, and nothing that is below it.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(self, name, AtFlags::empty())?)
+        match rustix::fs::unlinkat(self, name, AtFlags::empty()) {
+            // Of a directory the one says this, and the other that.
+            Err(Errno::ISDIR | Errno::PERM) => self.remove_below(name),
+            removed => Ok(removed?),
+        }
     }
 
     /// Removes a directory that is empty.

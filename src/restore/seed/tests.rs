@@ -306,13 +306,15 @@ fn what_is_no_part_is_not_taken() {
         eprintln!("not root: nothing is given to another user");
     }
     fs::create_dir(&path).unwrap();
+    expect_refused("a directory");
+    // What is in one is nobody's to remove: that part cannot be kept, and all others can.
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("x"), "mine").unwrap();
+    assert!(add(&seed, &both, PACK) && path.join("x").exists());
     assert!(find(&seed, &both.0, PACK).is_none());
-    // It cannot be kept.
-    let incoming = seed.begin(&both.0, PACK).unwrap();
-    incoming.file().write_all_at(&both.1[PACK], 0).unwrap();
-    seed.keep(incoming);
-    assert!(seed.begin(&both.0, FRAMES).is_none(), "it is only read");
-    assert_eq!(lab.files(), [path]);
+    assert!(add(&seed, &both, FRAMES));
+    assert!(find(&seed, &both.0, FRAMES).is_some());
+    assert_eq!(lab.files().len(), 2, "{:?}", lab.files());
 }
 
 #[test]
