@@ -10,8 +10,9 @@
 //!
 //! * A name says what a part contains ([`name`]), so one that is there is the right one, or has rotted.
 //! * That it has not was looked at in this boot and not too long ago ([`note`]), or it is read and compared with the
-//!   manifest, and with git's own sums. The checksums show what a disk has broken, not what somebody has forged: a
-//!   repository's server is believed, so each has a directory of its own, and of others nobody but root ([`ground`]).
+//!   manifest, and with git's own sums. A manifest's checksums show what a disk has broken, not what somebody has forged:
+//!   what is of a pack ends with the sum that the pack is called after ([`named`]), and of the rest a repository's server
+//!   is believed, so each has a directory of its own, and of others nobody but root ([`ground`]).
 //! * A restore lives without: what cannot be written is not kept, and what cannot be read is fetched ([`Lent`]).
 //! * What was used least recently leaves ([`room`]).
 
@@ -19,6 +20,7 @@ mod check;
 mod ground;
 mod incoming;
 mod name;
+mod named;
 mod note;
 mod place;
 mod room;
@@ -52,6 +54,9 @@ use crate::limits::SEED_CHECK_INTERVAL_DEFAULT_MS;
 use crate::manifest::parts::Manifest;
 
 pub(super) use self::incoming::Incoming;
+
+/// Why what a server gives under the name of a pack is not kept.
+const ANOTHER_PACK: &str = "it is not of the pack that its name says";
 
 /// See the module's text.
 #[derive(Debug)]
@@ -200,15 +205,28 @@ impl<'a> Seed<'a> {
         if found.len() != part.bytes {
             return refused(&"of another length");
         }
+        match named::ends_as_named(&file, &part.name, part.bytes) {
+            Ok(true) => {}
+            Ok(false) => return refused(&ANOTHER_PACK),
+            Err(e) => return refused(&e),
+        }
+        let is_doubted = self.is_doubted.load(Relaxed);
         let known = self.clock.known(&found, self.check_interval);
-        let known = match known.filter(|_| !self.is_doubted.load(Relaxed)) {
+        let known = match known.filter(|_| !is_doubted) {
             Some(known) => {
                 // Who may not write there counts as nobody who uses it.
                 let _ = self.clock.note_used(&file);
                 known
             }
             None => {
-                match check(&file, manifest, number, stop) {
+                let verdict = match check(&file, manifest, number, stop) {
+                    // Else whoever takes it sums it beside what is done with it.
+                    Verdict::Right if is_doubted => {
+                        named::check(&file, &part.name, part.bytes, stop)
+                    }
+                    verdict => verdict,
+                };
+                match verdict {
                     Verdict::Right => {}
                     Verdict::Wrong => return refused(&"not what the manifest says"),
                     Verdict::Stopped => return None,
@@ -287,14 +305,23 @@ impl<'a> Seed<'a> {
     /// Keeps a part that was found right.
     pub(super) fn keep(&self, incoming: Incoming) {
         let name = incoming.name().to_owned();
+        let not_kept = |why: &dyn Display| {
+            let path = self.path.display();
+            self.say(&format!("in the seed {path} {name} is not kept: {why}"));
+        };
+        let part = name.rsplit_once('.').map_or(&*name, |(part, _)| part);
+        let file = incoming.file();
+        let bytes = file.metadata().map(|found| found.len());
+        match bytes.and_then(|bytes| named::ends_as_named(file, part, bytes)) {
+            Ok(true) => {}
+            Ok(false) => return not_kept(&ANOTHER_PACK),
+            Err(e) => return not_kept(&e),
+        }
         lock(&self.kept).insert(name.clone());
         match incoming.finish(&self.clock) {
             Ok(()) => {}
             Err(e) if is_of_all(&e) => self.close(&e),
-            Err(e) => {
-                let path = self.path.display();
-                self.say(&format!("in the seed {path} {name} is not kept: {e}"));
-            }
+            Err(e) => not_kept(&e),
         }
     }
 

@@ -14,11 +14,14 @@ use crate::limits::DISK_BLOCK_BYTES;
 use crate::manifest::id::EntryId;
 use crate::manifest::parts::Part;
 use crate::manifest::want::Want;
+use crate::tree::sum::Sum;
 
 const URL: &str = "http://host/git/a/b";
 /// Of the pack and of the frames.
 const PACK_BYTES: u64 = RAW_FRAME_BYTES + 5000;
 const FRAMES_BYTES: u64 = 3000;
+/// Of the sum at a pack's end, which it is called after.
+const SUM_BYTES: usize = 20;
 const PACK: usize = 0;
 const FRAMES: usize = 1;
 
@@ -29,7 +32,15 @@ fn content(bytes: u64, seed: u8) -> Vec<u8> {
 
 /// A snapshot of one pack and its own frames, and what they contain.
 fn snapshot(seed: u8) -> (Manifest, [Vec<u8>; 2]) {
-    let (pack, frames) = (content(PACK_BYTES, seed), content(FRAMES_BYTES, !seed));
+    let (mut pack, frames) = (content(PACK_BYTES, seed), content(FRAMES_BYTES, !seed));
+    let end = pack.len() - SUM_BYTES;
+    let mut sum = Sum::new(gix::hash::Kind::Sha1);
+    sum.update(&pack[..end]);
+    pack[end..].copy_from_slice(&sum.finish());
+    let hex: String = pack[end..]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let mut layout = Layout::default();
     layout.push_spool(FRAMES_BYTES);
     let (first, rest) = pack.split_at(RAW_FRAME_BYTES as usize);
@@ -37,7 +48,7 @@ fn snapshot(seed: u8) -> (Manifest, [Vec<u8>; 2]) {
     layout.push_raw(0, 0, PACK_BYTES, &sums);
     let parts = vec![
         Part {
-            name: format!("pack-{seed}.pack"),
+            name: format!("pack-{hex}.pack"),
             bytes: PACK_BYTES,
             whole: None,
         },
@@ -188,9 +199,9 @@ fn a_name_says_what_is_in_it() {
     let lab = Lab::new();
     let seed = lab.open(&[]);
     let (one, mut other) = (snapshot(1), snapshot(2));
-    assert!(add(&seed, &one, PACK) && add(&seed, &one, FRAMES));
+    other.0.parts[FRAMES].name = one.0.parts[FRAMES].name.clone();
     for number in [PACK, FRAMES] {
-        other.0.parts[number].name = one.0.parts[number].name.clone();
+        assert!(add(&seed, &one, number));
         assert!(find(&seed, &other.0, number).is_none());
         assert!(add(&seed, &other, number));
         for (manifest, contents) in [&one, &other] {
@@ -198,6 +209,41 @@ fn a_name_says_what_is_in_it() {
             assert!(read(&file) == contents[number]);
         }
     }
+}
+
+/// Whoever answers once as the server can give another pack, and say of it the checksums that the right one has: they are
+/// no proof. It is not kept, and not taken where somebody else has put it.
+#[test]
+fn a_pack_under_the_name_of_another_is_kept_by_nobody() {
+    let lab = Lab::new();
+    let seed = lab.open(&[]);
+    let (right, mut other) = (snapshot(1), snapshot(2));
+    // It ends as a pack does, and its manifest says what the right one's does not.
+    other.0.parts[PACK].name = right.0.parts[PACK].name.clone();
+    assert!(add(&seed, &other, PACK) && lab.files().is_empty());
+    assert!(find(&seed, &other.0, PACK).is_none());
+    // One was kept before, and is believed as read.
+    let path = lab.file(&other.0, PACK);
+    fs::write(&path, &other.1[PACK]).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+    seed.clock.note_read(&File::open(&path).unwrap()).unwrap();
+    assert!(find(&seed, &other.0, PACK).is_none() && !path.exists());
+    // Its end is the right one's: whoever sums it doubts the seed, which then sums it, too.
+    let mut forged = other.1[PACK].clone();
+    let end = forged.len() - SUM_BYTES;
+    forged[end..].copy_from_slice(&right.1[PACK][end..]);
+    let (first, rest) = forged.split_at(RAW_FRAME_BYTES as usize);
+    let sums = [content_checksum(first), content_checksum(rest)];
+    let mut layout = Layout::default();
+    layout.push_spool(FRAMES_BYTES);
+    layout.push_raw(0, 0, PACK_BYTES, &sums);
+    other.0.layout = layout;
+    other.1[PACK] = forged;
+    assert!(add(&seed, &other, PACK));
+    assert!(!find(&seed, &other.0, PACK).unwrap().is_sound());
+    seed.is_doubted.store(true, Relaxed);
+    assert!(find(&seed, &other.0, PACK).is_none());
+    assert!(lab.files().is_empty());
 }
 
 /// What has rotted is believed until it is read again: after the interval, after a boot, after somebody did something
