@@ -22,12 +22,12 @@ use super::objects::Objects;
 use super::origin;
 use super::packs;
 use super::path::as_path;
-use super::proof;
+use super::proven::Looked;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
 use super::wanted::Checkout;
-use super::worktree::{From, Making, Task};
+use super::worktree::{From, Making, Proven, Task};
 use super::write::umask;
 
 /// What was restored: all that its configuration is made from, but the branch.
@@ -66,6 +66,8 @@ pub(super) struct Made {
     pub kept: Option<At>,
     /// Whether it has not all of the history.
     pub is_shallow: bool,
+    /// What was looked at, if it is to be proven and all of it was.
+    pub looked: Option<Looked>,
 }
 
 impl Made {
@@ -123,13 +125,12 @@ pub(super) fn make(
     make_directories(&git, &DIRECTORIES)?;
     let mut sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::leave_out(tree, &mut sizes, &archive.believed, said.hash);
-    packs::check_forms(tree, &sizes, said.hash, stop)?;
-    if making
+    let forms = packs::check_forms(tree, &sizes, said.hash, stop)?;
+    let is_proven = making
         .as_ref()
-        .is_some_and(|making| making.task != Task::Make)
-    {
-        proof::check_entries(tree, said.hash, stop)?;
-    }
+        .is_some_and(|making| making.task != Task::Make);
+    let entries = is_proven.then(|| packs::check_entries(tree, said.hash, stop));
+    let entries = entries.transpose()?;
     let restored = Restored {
         kind: said.hash,
         origin,
@@ -139,22 +140,30 @@ pub(super) fn make(
     put(&git.join("description"), DESCRIPTION.as_bytes())?;
     put(&git.join("info/exclude"), EXCLUDE.as_bytes())?;
     write(&git, &restored, &refs, stop)?;
-    std::thread::scope(|scope| {
+    let (sums, files) = std::thread::scope(|scope| {
         let sums = || packs::check_sums(tree, &sizes, &archive.sums, said.hash, stop);
         let sums = scope.spawn(sums);
         let history = scope.spawn(|| history::check(tree, &refs, said.hash, stop));
         let checked_out = check_out(tree, &refs, archive, dates, (restored.modes, making), stop);
-        let joined = |ended: std::thread::Result<_>| {
-            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
         let (sums, history) = (joined(sums.join()), joined(history.join()));
         match sums {
             // Why all else is wrong.
             Err(error @ RestoreError::Entry { .. }) => Err(error),
             // Who was stopped because of another has nothing to say.
-            sums => checked_out.and(history).and(sums),
+            sums => {
+                let files = checked_out?;
+                history?;
+                Ok((sums?, files))
+            }
         }
     })?;
+    let packs = entries.and_then(|entries| packs::Right::of(forms, sums, entries));
+    let looked = packs.map(|packs| Looked {
+        packs,
+        files,
+        history: None,
+        alone: None,
+    });
     let commit_of = |id| {
         let objects = Objects::open(tree, said.hash, stop);
         objects.and_then(|objects| objects.commit_of(id)).ok()
@@ -165,8 +174,13 @@ pub(super) fn make(
         is_wanted,
         kept: refs.at().filter(|_| is_wanted && is_named),
         is_shallow: refs.is_shallow(),
+        looked,
         restored,
     })
+}
+
+fn joined<T>(ended: std::thread::Result<T>) -> T {
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Replaces the refs of the restored repository at `tree` by others, and no others stay; its
@@ -232,7 +246,7 @@ fn make_directories(git: &Path, names: &[&str]) -> Result<(), RestoreError> {
     })
 }
 
-/// Makes the index, and with it the worktree, or sees to it that this is that of HEAD's commit.
+/// Makes the index, and with it the worktree, or sees to it that this is that of HEAD's commit; what of that is proven.
 fn check_out(
     tree: &Path,
     refs: &Refs<'_>,
@@ -240,16 +254,17 @@ fn check_out(
     dates: Dates,
     (modes, making): (Modes, Option<&mut Making<'_>>),
     stop: &Stop,
-) -> Result<(), RestoreError> {
+) -> Result<Option<Proven>, RestoreError> {
     let Some(commit) = refs.commit() else {
         return match archive.unpacked.files + archive.unpacked.directories {
-            0 => Ok(()),
+            0 => Ok(None),
             _ => Err(RestoreError::entry(
                 b".git/HEAD",
                 "the archive has files, but no commit that they are of",
             )),
         };
     };
+    let mut proven = None;
     let index = match making {
         None => tree::index(tree, commit, archive.unpacked, stop)?,
         Some(making) => {
@@ -266,6 +281,7 @@ fn check_out(
                 let why = "there are other packs than the worktree was made of";
                 return Err(RestoreError::entry(b".git/objects/pack", why));
             }
+            proven = made.as_ref().and_then(|made| made.proven);
             made.map_or_else(Vec::new, |made| made.index)
         }
     };
@@ -275,7 +291,8 @@ fn check_out(
     let executable = modes == Modes::Told;
     let expected = Expected::OfTheirKind { executable };
     let sha256 = commit.kind() == Kind::Sha256;
-    index::refresh(root.as_fd(), sha256, dates, expected, stop)
+    index::refresh(root.as_fd(), sha256, dates, expected, stop)?;
+    Ok(proven)
 }
 
 /// What a file's mode tells of who may execute it.

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use gix::hash::Kind;
+
 use super::dates::Dates;
 use super::error::RestoreError;
 use super::gitdir::Made;
@@ -13,6 +15,7 @@ use super::link::Link;
 use super::opening::{Asked, By};
 use super::origin::is_cloneable;
 use super::progress::Progress;
+use super::proven::Looked;
 use super::quota::{Allowed, Quota};
 use super::run::Room;
 use super::seed::Seed;
@@ -168,7 +171,8 @@ impl Restore<'_> {
         let room = Room::new(&tree, &quota);
         clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
-        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false, b"")?;
+        let sha256 = sha256.starts_with(b"sha256");
+        let mut summary = self.finish(&staging, sha256, (false, None), b"")?;
         quota.keep();
         summary.source = SOURCE_CLONE;
         // Git does not say how much it got.
@@ -246,7 +250,9 @@ impl Restore<'_> {
         };
         let updated = update.bring(made.is_wanted, &self.wanted)?;
         let is_sha256 = restored.kind == gix::hash::Kind::Sha256;
-        let mut summary = self.finish(staging, is_sha256, updated.is_none(), &restored.origin)?;
+        let is_fresh = updated.is_none();
+        let fresh = (is_fresh, made.looked.filter(|_| is_fresh));
+        let mut summary = self.finish(staging, is_sha256, fresh, &restored.origin)?;
         quota.keep();
         summary.bundle_applied = updated.unwrap_or(false);
         summary.worktree = Some(worktree);
@@ -255,12 +261,13 @@ impl Restore<'_> {
     }
 
     /// Dates the files of the finished tree, notes what it is, and puts it into the target's place.
-    /// Its index `is_fresh` if no file has changed since that was made. The repository is from `origin`.
+    /// Its index `is_fresh` if no file has changed since that was made, and what was `looked` at is as it was then. The
+    /// repository is from `origin`.
     fn finish(
         &self,
         staging: &Staging,
         sha256: bool,
-        is_fresh: bool,
+        (is_fresh, looked): (bool, Option<Looked>),
         origin: &[u8],
     ) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
@@ -277,8 +284,9 @@ impl Restore<'_> {
             let text = noted::noted(commit, &args.repo_url, origin);
             std::fs::write(&note, text).map_err(|e| RestoreError::disk("write", note, e))?;
         }
-        let unproven = commit.as_deref().filter(|_| !is_fresh);
-        let proven = proof::conclude(args, link, self.dates, staging, unproven)?;
+        let hash = if sha256 { Kind::Sha256 } else { Kind::Sha1 };
+        let of = (commit.as_deref(), hash);
+        let proven = proof::conclude(args, (link, self.dates), staging, of, looked)?;
         link.progress.proven();
         self.restore_submodules(&tree, staging, commit.is_some())?;
         link.progress.has_submodules();

@@ -17,7 +17,14 @@ use super::stop::Stop;
 use super::sums::{Running, Sums, lock};
 use super::write::stopped;
 use crate::limits::REVERSE_INDEX_OBJECTS_MAX;
+use crate::tree::decoder::Packs;
 use crate::tree::pack::HEADER_BYTES;
+use crate::tree::stored::Entries;
+
+/// Where packs are in a repository.
+const DIRECTORY: &str = ".git/objects/pack";
+/// What belongs to a pack and is looked at.
+const ENDINGS: [&str; 4] = ["pack", "idx", "rev", "mtimes"];
 
 /// Checks the files of objects below `tree`, whose ids are of the kind `hash`. `sizes` are those of
 /// all of them, by path. What git can do without and nobody has checked is removed.
@@ -29,7 +36,63 @@ pub fn check(
     stop: &Stop,
 ) -> Result<(), RestoreError> {
     check_forms(tree, sizes, hash, stop)?;
-    check_sums(tree, sizes, sums, hash, stop)
+    check_sums(tree, sizes, sums, hash, stop).map(drop)
+}
+
+/// How many packs were found right in one respect. Only who has looked at them makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Checked(usize);
+
+/// All packs of a repository are right, with what belongs to them: in form, by their own sums, each index is that of its
+/// pack, and each entry what that sums up. Only who has looked at them makes one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Right(());
+
+impl Right {
+    /// What a summary calls them.
+    pub(super) fn named(self) -> &'static str {
+        "packs"
+    }
+
+    /// `None` if not all were looked at in each respect.
+    pub(super) fn of(forms: Checked, sums: Checked, entries: Checked) -> Option<Right> {
+        (forms == entries && sums == entries).then_some(Right(()))
+    }
+}
+
+/// Looks at all packs that are in the repository at `tree`, and all that belongs to them.
+pub(super) fn check_all(tree: &Path, hash: Kind, stop: &Stop) -> Result<Right, RestoreError> {
+    let directory = tree.join(DIRECTORY);
+    let mut files = Vec::new();
+    for file in std::fs::read_dir(&directory).map_err(failed("read", &directory))? {
+        let path = file.map_err(failed("read", &directory))?.path();
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+            let found = std::fs::metadata(&path).map_err(failed("look at", &path))?;
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            files.push(([DIRECTORY.as_bytes(), b"/", name].concat(), found.len()));
+        }
+    }
+    let sizes = files.iter().map(|(path, bytes)| (&path[..], *bytes));
+    let sizes = sizes.collect();
+    let forms = check_forms(tree, &sizes, hash, stop)?;
+    let sums = check_sums(tree, &sizes, &Sums::new(), hash, stop)?;
+    let entries = check_entries(tree, hash, stop)?;
+    let why = "there are others than were looked at";
+    Right::of(forms, sums, entries).ok_or_else(|| RestoreError::entry(DIRECTORY.as_bytes(), why))
+}
+
+/// Sees to it that each entry of the packs at `tree` is what its index sums up.
+pub(super) fn check_entries(tree: &Path, hash: Kind, stop: &Stop) -> Result<Checked, RestoreError> {
+    let directory = DIRECTORY.as_bytes();
+    let packs = Packs::open_all(&tree.join(".git"), hash);
+    let packs = packs.map_err(|e| RestoreError::entry(directory, e.to_string()))?;
+    let checked = Entries::of(&packs).check(|| stop.is_set());
+    match checked {
+        Ok(()) => Ok(Checked(packs.iter().count())),
+        Err(_) if stop.is_set() => Err(stopped()),
+        Err(what) => Err(RestoreError::entry(directory, what)),
+    }
 }
 
 /// The same without the sums of packs: what is found in one lies in there, and each says whose it is.
@@ -38,7 +101,7 @@ pub(super) fn check_forms(
     sizes: &BTreeMap<&[u8], u64>,
     hash: Kind,
     stop: &Stop,
-) -> Result<(), RestoreError> {
+) -> Result<Checked, RestoreError> {
     let checker = Checker {
         tree,
         sizes,
@@ -60,7 +123,8 @@ pub(super) fn check_forms(
     each(&jobs, |at, job| match at < stems.len() {
         true => checker.pack(job),
         false => checker.loose(job),
-    })
+    })?;
+    Ok(Checked(stems.len()))
 }
 
 /// Compares packs with their own sums, of which `sums` were begun.
@@ -70,7 +134,7 @@ pub(super) fn check_sums(
     sums: &Sums,
     hash: Kind,
     stop: &Stop,
-) -> Result<(), RestoreError> {
+) -> Result<Checked, RestoreError> {
     let checker = Checker {
         tree,
         sizes,
@@ -79,7 +143,8 @@ pub(super) fn check_sums(
     };
     let packs = sizes.keys().filter(|path| path.ends_with(b".pack"));
     let packs: Vec<&[u8]> = packs.copied().collect();
-    each(&packs, |_, path| checker.sum(path, sums.get(path)))
+    each(&packs, |_, path| checker.sum(path, sums.get(path)))?;
+    Ok(Checked(packs.len()))
 }
 
 /// Does what is to be done with each, by its place, on all cores.
@@ -173,7 +238,7 @@ pub(super) fn check_index(
 
 /// How many packs there are in the repository at `tree`.
 pub(super) fn count(tree: &Path) -> Result<usize, RestoreError> {
-    let directory = tree.join(".git/objects/pack");
+    let directory = tree.join(DIRECTORY);
     let mut packs = 0;
     for file in std::fs::read_dir(&directory).map_err(failed("read", &directory))? {
         let file = file.map_err(failed("read", &directory))?;
@@ -185,8 +250,8 @@ pub(super) fn count(tree: &Path) -> Result<usize, RestoreError> {
 /// The path of a pack's file without its ending.
 fn pack_stem(path: &[u8]) -> Option<&[u8]> {
     let dot = path.iter().rposition(|b| *b == b'.')?;
-    path.starts_with(b".git/objects/pack/")
-        .then(|| &path[..dot])
+    let name = path.strip_prefix(DIRECTORY.as_bytes())?;
+    name.starts_with(b"/").then(|| &path[..dot])
 }
 
 struct Checker<'c> {

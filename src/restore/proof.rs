@@ -5,17 +5,20 @@
 //! that its index has of it; files, and git's index, are made from that. Nothing else is taken of objects: neither loose ones nor
 //! caches. What lies beyond HEAD's tree, and where other refs lead, is believed, unless git looks at all of it.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use gix::ObjectId;
+use gix::hash::Kind;
 
 use super::dates::Dates;
 use super::error::{RestoreError, failed};
 use super::link::Link;
-use super::proven::Proven;
+use super::packs;
+use super::proven::{Alone, History, Looked, Proven};
 use super::quota::{Allowed, Quota};
 use super::run::{self, Room};
 use super::staging::Staging;
@@ -24,8 +27,6 @@ use super::worktree::{From, Making, Task, workers};
 use super::write::{Site, umask};
 use crate::config::{RestoreArgs, Verify, WorktreeWay};
 use crate::limits::RESTORE_GIT_LIMIT_MS;
-use crate::tree::decoder::Packs;
-use crate::tree::stored::Entries;
 
 /// Refuses what contradicts itself.
 pub(super) fn check(args: &RestoreArgs) -> Result<(), RestoreError> {
@@ -47,28 +48,51 @@ pub(super) fn is_new(directory: &Path) -> bool {
     std::fs::read_dir(directory).map_or(true, |mut listing| listing.next().is_none())
 }
 
-/// Proves what `--verify` asks for of a finished tree; says what is. Of what git has made of it the `commit` is not
-/// proven yet.
+/// Proves what `--verify` asks for of a finished tree, in which `commit` is checked out; says what is. What was `looked` at
+/// is as it was then.
 pub(super) fn conclude(
     args: &RestoreArgs,
-    link: Link<'_>,
-    dates: Dates,
+    (link, dates): (Link<'_>, Dates),
     staging: &Staging,
-    commit: Option<&str>,
+    (commit, hash): (Option<&str>, Kind),
+    looked: Option<Looked>,
 ) -> Result<Option<Proven>, RestoreError> {
     let Some(verify) = args.verify else {
         return Ok(None);
     };
-    let (tree, root) = (staging.tree(), staging.open_tree()?);
+    let tree = staging.tree();
     let quota = Quota::new(Allowed::of(args), &tree)?;
-    if let Some(commit) = commit.and_then(|hex| ObjectId::from_hex(hex.as_bytes()).ok()) {
+    let mut looked = match looked {
+        Some(looked) => looked,
+        None => {
+            let commit = commit.and_then(|hex| ObjectId::from_hex(hex.as_bytes()).ok());
+            prove((link, dates), (&tree, &quota), (commit, hash))?
+        }
+    };
+    if verify == Verify::Full {
+        looked.history = Some(full(&tree, Room::new(&tree, &quota), link.stop)?);
+    }
+    // What is not there yet is made, and moved as it is.
+    looked.alone = (!staging.merges()).then_some(Alone);
+    Ok(Some(Proven::of(&looked)))
+}
+
+/// Proves all packs of the repository at `tree`, and the objects that `commit` makes files of.
+pub(super) fn prove(
+    (link, dates): (Link<'_>, Dates),
+    (tree, quota): (&Path, &Quota),
+    (commit, hash): (Option<ObjectId>, Kind),
+) -> Result<Looked, RestoreError> {
+    let packs = packs::check_all(tree, hash, link.stop)?;
+    let mut files = None;
+    if let Some(commit) = commit {
+        let root = File::open(tree).map_err(failed("open", tree))?;
         let site = Site {
             root: root.as_fd(),
             umask: umask(),
-            quota: &quota,
+            quota,
             stop: link.stop,
         };
-        check_entries(&tree, commit.kind(), link.stop)?;
         let mut proving = Making {
             site,
             dates,
@@ -78,29 +102,19 @@ pub(super) fn conclude(
             workers: workers(),
             made: None,
         };
-        proving.run(&tree, commit, From::There)?;
+        proving.run(tree, commit, From::There)?;
+        files = proving.made.and_then(|made| made.proven);
     }
-    if verify == Verify::Full {
-        full(&tree, Room::new(&tree, &quota), link.stop)?;
-    }
-    Ok(Some(Proven::of(verify, !staging.merges())))
-}
-
-/// Sees to it that each entry of the packs at `tree` is what its index sums up.
-pub(super) fn check_entries(
-    tree: &Path,
-    hash: gix::hash::Kind,
-    stop: &Stop,
-) -> Result<(), RestoreError> {
-    let directory = b".git/objects/pack";
-    let packs = Packs::open_all(&tree.join(".git"), hash);
-    let packs = packs.map_err(|e| RestoreError::entry(directory, e.to_string()))?;
-    let sums = Entries::of(&packs).check(|| stop.is_set());
-    sums.map_err(|what| RestoreError::entry(directory, what))
+    Ok(Looked {
+        packs,
+        files,
+        history: None,
+        alone: None,
+    })
 }
 
 /// Has git index each pack anew, which sums all objects, and look whether all that refs lead to is there.
-fn full(tree: &Path, room: Room<'_>, stop: &Stop) -> Result<(), RestoreError> {
+fn full(tree: &Path, room: Room<'_>, stop: &Stop) -> Result<History, RestoreError> {
     let directory = tree.join(".git/objects/pack");
     let fresh = tree.join(".git/tarpon-verify.idx");
     for file in std::fs::read_dir(&directory).map_err(failed("read", &directory))? {
@@ -131,7 +145,8 @@ fn full(tree: &Path, room: Room<'_>, stop: &Stop) -> Result<(), RestoreError> {
         "--no-progress",
     ];
     let objects = Path::new(".git/objects");
-    refused(objects, run::walk(stop, tree, until, Stdio::null(), &args))
+    refused(objects, run::walk(stop, tree, until, Stdio::null(), &args))?;
+    Ok(History)
 }
 
 /// What git finds fault with is an archive's.

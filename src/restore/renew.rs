@@ -33,6 +33,7 @@ mod own;
 mod packed;
 mod plain;
 mod plan;
+mod proves;
 mod refusal;
 mod removal;
 mod scratch;
@@ -59,7 +60,7 @@ use super::opening::{self, Asked, By};
 use super::proof;
 use super::quota::{Allowed, Quota};
 use super::refs::Refs;
-use super::run::{self, Room};
+use super::run::Room;
 use super::staging::Staging;
 use super::submodules::{self, Nest, Restores, Site};
 use super::summary::Summary;
@@ -161,9 +162,8 @@ impl Renewal<'_> {
             return Ok(link.progress.summary(&args.repo_url, ""));
         }
         losses.refuse(planner.target)?;
-        if args.verify.is_some() {
-            proof::check_entries(&before.scratch.tree, hash, link.stop)?;
-        }
+        let proves = |_| proves::prove((link, self.dates), before, commit);
+        let looked = args.verify.map(proves).transpose()?;
         let ours = self.ours("refs");
         let replacing = Replacing {
             copy: &before.copy,
@@ -194,10 +194,14 @@ impl Renewal<'_> {
         let (written, filtered) = applying.run(commit, room)?;
         let kept = replacing.run(commit, &mut locks)?;
         self.finish(before, commit, &kept)?;
+        let looked = looked.map(|looked| proves::conclude(looked, before, (&seen, &plan)));
+        let mut looked = looked.transpose()?;
         if args.clean {
-            self.clean(before, room)?;
+            let alone = proves::clean(link, self.staging, before, room)?;
+            looked = looked.map(|looked| looked.alone(alone));
         }
         let done = Done {
+            looked,
             commit,
             bytes,
             written,
@@ -466,28 +470,5 @@ impl Renewal<'_> {
             heads::write(&note, &text, &self.ours("note"))?;
         }
         Way::forget(&copy.git_dir)
-    }
-
-    /// Removes all that is not tracked.
-    fn clean(&self, before: &Before, room: Room<'_>) -> Result<(), RestoreError> {
-        let scratch = &before.scratch.tree;
-        let (index, link) = (
-            before.copy.git_dir.join("index"),
-            scratch.join(".git/index"),
-        );
-        std::os::unix::fs::symlink(&index, &link).map_err(failed("link", &link))?;
-        let args = ["clean", "-ffdxq", "-e", "/.tarpon-restore-*"];
-        let at = (&**scratch, self.staging.target());
-        let input = std::process::Stdio::null();
-        let cleaned = run::of_files(self.link.stop, at, room.until, input, &args);
-        cleaned.map(|_| ()).map_err(|error| match error {
-            // It is the disk that keeps them, and not what has come.
-            RestoreError::Git { detail, .. } => RestoreError::disk(
-                "(all else is done) remove what is not tracked in",
-                self.staging.target(),
-                std::io::Error::other(detail),
-            ),
-            error => error,
-        })
     }
 }

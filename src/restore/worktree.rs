@@ -69,7 +69,14 @@ pub(super) struct Made {
     pub packs: usize,
     /// The index that lists it.
     pub index: Vec<u8>,
+    /// If that was its task.
+    pub proven: Option<Proven>,
 }
+
+/// A commit, its trees and all blobs that they list were each found to be what its id says, in every pack that has it. Only
+/// who has read them makes one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Proven(());
 
 /// How many threads make a worktree on this machine.
 pub(super) fn workers() -> usize {
@@ -129,6 +136,7 @@ impl Making<'_> {
             commit,
             packs: packs_made_of,
             index,
+            proven: is_proven.then_some(Proven(())),
         });
         Ok(())
     }

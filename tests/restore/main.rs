@@ -21,6 +21,7 @@ mod manifests;
 mod overwrite;
 mod parts;
 mod preambles;
+mod proven;
 mod recursive;
 mod remade;
 mod seed;

@@ -52,7 +52,7 @@ fn said(out: &Output) -> serde_json::Value {
 }
 
 /// Where the index of a pack has the offset of an object, and its checksum before that.
-fn places(index: &[u8], id: &str) -> [usize; 2] {
+pub fn places(index: &[u8], id: &str) -> [usize; 2] {
     let ids = 8 + 256 * 4;
     let count = u32::from_be_bytes(index[ids - 4..ids].try_into().unwrap()) as usize;
     let id: Vec<u8> = (0..ID_BYTES)

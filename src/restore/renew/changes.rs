@@ -37,6 +37,8 @@ pub(in crate::restore) struct Changes {
     paths: Vec<u8>,
     /// What the `TREE` extension says of the tree.
     pub lines: Vec<u8>,
+    /// Whether all of the tree was read: nothing was taken over as the index has it.
+    pub is_whole: bool,
 }
 
 impl Changes {
@@ -64,6 +66,8 @@ impl Changes {
             }
             None => walk.gone(0..old.len()),
         }
+        let is_read = |line: &Line| matches!(line, Line::Own { .. });
+        walk.changes.is_whole = walk.directories.iter().all(is_read);
         Ok(walk.changes)
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Looked {
     pub touched: Vec<(usize, StatData)>,
     /// Changed, or not there.
     pub changed: Vec<usize>,
+    /// Whether all files were read, whatever their stat data says.
+    pub has_read: bool,
 }
 
 impl Looked {
@@ -225,6 +227,7 @@ pub(super) fn look(
             all.touched.extend(part.touched);
             all.changed.extend(part.changed);
         }
+        all.has_read = ground.reads_all;
         Ok(all)
     })
 }

@@ -6,7 +6,7 @@ use super::plan::Before;
 use crate::config::{RestoreArgs, WorktreeWay};
 use crate::restore::error::RestoreError;
 use crate::restore::link::Link;
-use crate::restore::proven::Proven;
+use crate::restore::proven::{Looked, Proven};
 use crate::restore::summary::{CheckedOut, FILES, SOURCE_UPDATE, Summary, Worktree, counted};
 use crate::restore::update;
 
@@ -26,6 +26,8 @@ pub(super) fn unused(args: &RestoreArgs) -> Vec<&'static str> {
 
 /// What was done.
 pub(super) struct Done {
+    /// What was looked at, if it is to be proven.
+    pub looked: Option<Looked>,
     /// What is checked out.
     pub commit: Option<ObjectId>,
     /// Of new packs.
@@ -67,7 +69,7 @@ pub(super) fn summary(
         is_same: done.is_same && branch == before.branch,
         branch,
     };
-    summary.verified = args.verify.map(|verify| Proven::of(verify, args.clean));
+    summary.verified = done.looked.as_ref().map(Proven::of_copy);
     if done.commit.is_none() {
         summary.note = Some(update::why_empty(link.stop, &before.scratch.tree)?);
     }

@@ -7,7 +7,7 @@ use gix::ObjectId;
 use gix::hash::Kind;
 
 use super::super::packs;
-use super::super::proof::check_entries;
+use super::super::packs::check_entries;
 use super::super::quota::Quota;
 use super::super::stop::Stop;
 use super::super::sums::Sums;
@@ -372,7 +372,7 @@ fn checked(repository: &Repository, hash: Kind) -> Result<(), RestoreError> {
         .collect();
     let stop = Stop::default();
     packs::check(tree, &sizes, &Sums::new(), hash, &stop)?;
-    check_entries(tree, hash, &stop)
+    check_entries(tree, hash, &stop).map(drop)
 }
 
 /// Files are made while the pack comes, in pieces of any order; what does not come is waited for by nobody.
