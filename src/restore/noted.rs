@@ -1,5 +1,5 @@
-//! What a restore notes in a repository: the commit that it has checked out; and behind that, where the repository was
-//! asked for by a name of the server's, that name and the origin that it stands for.
+//! What a restore notes in a repository: the commit that it has checked out, if it has one; and behind that, where the
+//! repository was asked for by a name of the server's, that name and the origin that it stands for.
 
 use std::path::Path;
 
@@ -18,8 +18,12 @@ pub(super) const NOTE: &str = ".git/tarpon-restored";
 /// And in the repository itself, wherever that is.
 pub(super) const NOTE_NAME: &str = "tarpon-restored";
 
+/// In the place of a commit, where nothing is checked out.
+const NONE: &str = "-";
+
 /// What is noted.
-pub(super) fn noted(commit: &str, given: &GivenUrl, origin: &[u8]) -> Vec<u8> {
+pub(super) fn noted(commit: Option<&str>, given: &GivenUrl, origin: &[u8]) -> Vec<u8> {
+    let commit = commit.unwrap_or(NONE);
     let target = base_target(given.text()).filter(|_| !is_url(given.text()));
     let more = target.map(|target| [target.as_bytes(), b"\n", origin, b"\n"].concat());
     [commit.as_bytes(), b"\n", &more.unwrap_or_default()].concat()

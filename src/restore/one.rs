@@ -279,11 +279,10 @@ impl Restore<'_> {
             None => Some(update::why_empty(self.link.stop, &tree)?),
             Some(_) => None,
         };
-        if let Some(commit) = &commit {
-            let note = tree.join(noted::NOTE);
-            let text = noted::noted(commit, &args.repo_url, origin);
-            std::fs::write(&note, text).map_err(|e| RestoreError::disk("write", note, e))?;
-        }
+        // Of what it is stands there whatever is checked out.
+        let noted = noted::noted(commit.as_deref(), &args.repo_url, origin);
+        let at = tree.join(noted::NOTE);
+        std::fs::write(&at, noted).map_err(|e| RestoreError::disk("write", at, e))?;
         let hash = if sha256 { Kind::Sha256 } else { Kind::Sha1 };
         let of = (commit.as_deref(), hash);
         let proven = proof::conclude(args, (link, self.dates), staging, of, looked)?;

@@ -460,15 +460,14 @@ impl Renewal<'_> {
             self.link.progress.say(&text);
         }
         let copy = &before.copy;
-        if let Some(commit) = commit {
-            let text = noted(
-                &commit.to_string(),
-                &self.args.repo_url,
-                &copy.restored.origin,
-            );
-            let note = copy.git_dir.join(NOTE_NAME);
-            heads::write(&note, &text, &self.ours("note"))?;
-        }
+        let commit = commit.map(|commit| commit.to_string());
+        let text = noted(
+            commit.as_deref(),
+            &self.args.repo_url,
+            &copy.restored.origin,
+        );
+        let note = copy.git_dir.join(NOTE_NAME);
+        heads::write(&note, &text, &self.ours("note"))?;
         Way::forget(&copy.git_dir)
     }
 }

@@ -371,7 +371,7 @@ impl<'a> Site<'a> {
         let origin = resolved(&self.origin, &one.url)?;
         settle(&made.join(".git"), &origin)?;
         let note = made.join(NOTE);
-        let text = noted(&one.commit, &args.repo_url, origin.as_bytes());
+        let text = noted(Some(&one.commit), &args.repo_url, origin.as_bytes());
         fs::write(&note, text).map_err(failed("write", &note))?;
         let there = self.tree.join(".git").join(&git_dir);
         // An empty directory may be there for it.

@@ -240,4 +240,9 @@ fn of_no_commit_none_is_proven() {
         let rest: Vec<_> = proven.iter().filter(|one| *one != "history").collect();
         assert_eq!(rest, ["packs", "nothing else"], "{name}");
     }
+    // By its name, of which only a note says what it stands for.
+    let unborn = lab.scratch("by parts");
+    let out = restore(server.address(), "test/app", &unborn, &VERIFY);
+    expect(&out, 0);
+    assert_eq!(said(&out, "proven"), ["packs"]);
 }
