@@ -8,6 +8,8 @@ pub(super) struct Sizes {
     pub packs: u64,
     /// Of frames that the worktree is in.
     pub frames: u64,
+    /// The same of those that are at hand, and need not come.
+    pub had: u64,
 }
 
 /// Whether a worktree is made sooner from packs, if so many bytes come in a second: of what still comes, while all of it,
@@ -23,8 +25,8 @@ fn takes_packs_with(left: Sizes, all_frames_bytes: u64, rate_bytes_s: f64, cores
     // How large the files are is known from nothing else.
     let work_s = |bytes: u64, per_core: u64| bytes as f64 / (per_core as f64 * cores.max(1) as f64);
     let packs_s = comes_s(left.packs).max(work_s(all_frames_bytes, PACKS_PER_CORE_BYTES_S));
-    let frames_s =
-        comes_s(left.packs + left.frames).max(work_s(left.frames, FRAMES_PER_CORE_BYTES_S));
+    let frames_s = comes_s(left.packs + left.frames)
+        .max(work_s(left.frames + left.had, FRAMES_PER_CORE_BYTES_S));
     packs_s < frames_s
 }
 
@@ -37,6 +39,7 @@ mod tests {
         let linux = Sizes {
             packs: 240 << 20,
             frames: 240 << 20,
+            had: 0,
         };
         // 100 Mbit/s and 1 Gbit/s.
         for (rate_bytes_s, cores) in [(12.5e6, 1), (12.5e6, 64), (125e6, 2), (125e6, 8)] {
@@ -53,6 +56,7 @@ mod tests {
         let old = Sizes {
             packs: 300 << 20,
             frames: 10 << 20,
+            had: 0,
         };
         assert!(takes_packs_with(old, old.frames, 125e6, 2));
     }
@@ -63,11 +67,31 @@ mod tests {
             let left = Sizes {
                 packs: 0,
                 frames: frames_mib << 20,
+                had: 0,
             };
             takes_packs_with(left, 240 << 20, rate_bytes_s, 2)
         };
         // All packs are there, and what is made is made again: 2.4 s of work.
         assert!(left(200, 12.5e6) && left(200, 60e6));
         assert!(!left(200, 125e6) && !left(20, 12.5e6));
+    }
+
+    /// What a seed has need not come: it is unpacked at any rate, and what it has not is weighed as ever.
+    #[test]
+    fn what_is_at_hand_does_not_come() {
+        let frames = 240 << 20;
+        let left = |packs_mib: u64, frames_mib: u64| Sizes {
+            packs: packs_mib << 20,
+            frames: frames_mib << 20,
+            had: frames - (frames_mib << 20),
+        };
+        let takes_packs = |sizes, rate| takes_packs_with(sizes, frames, rate, 2);
+        for rate_bytes_s in [0.0, 12.5e6, 125e6, 5e9] {
+            assert!(!takes_packs(left(0, 0), rate_bytes_s), "{rate_bytes_s}");
+        }
+        assert!(takes_packs(left(0, 240), 12.5e6) && takes_packs(left(0, 240), 0.0));
+        assert!(!takes_packs(left(2, 2), 12.5e6));
+        assert!(takes_packs(left(240, 240), 12.5e6));
+        assert!(!takes_packs(left(240, 240), 5e9));
     }
 }

@@ -7,6 +7,7 @@ use super::download::Download;
 use super::in_the_way::Watch;
 use super::parts::Fetching;
 use super::segments::First;
+use super::stock::Stock;
 
 /// What of an archive is written.
 pub(super) enum Unpacks<'w> {
@@ -40,14 +41,14 @@ pub(super) enum Feed<'f, 'a> {
     Stream(Box<First<'a>>),
     /// Out of parts; packs are put in place by who fetches them.
     Parts(&'f Fetching<'f, 'a>),
-    /// Out of files of frames.
-    Frames,
+    /// Out of files of frames, of which there are some.
+    Frames(&'f Stock<'f>),
 }
 
 impl<'f, 'a> Feed<'f, 'a> {
     pub(super) fn packs(&self) -> Option<&'f Fetching<'f, 'a>> {
         match self {
-            Feed::Stream(_) | Feed::Frames => None,
+            Feed::Stream(_) | Feed::Frames(_) => None,
             Feed::Parts(packs) => Some(packs),
         }
     }
@@ -66,12 +67,12 @@ impl<'f, 'a> Feed<'f, 'a> {
             Feed::Stream(first) => {
                 running.push(scope.spawn(|| download.run_first(*first)));
                 for _ in 1..connections {
-                    running.push(scope.spawn(|| download.run_further()));
+                    running.push(scope.spawn(|| download.run_further(None)));
                 }
             }
-            Feed::Frames => {
+            Feed::Frames(stock) => {
                 for _ in 0..connections {
-                    running.push(scope.spawn(|| download.run_further()));
+                    running.push(scope.spawn(|| download.run_further(Some(stock))));
                 }
             }
             Feed::Parts(packs) => {

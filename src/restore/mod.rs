@@ -104,6 +104,7 @@ mod source;
 mod spare;
 mod spill;
 mod staging;
+mod stock;
 mod stop;
 mod straight;
 mod submodules;

@@ -21,9 +21,9 @@ use super::packs;
 use super::piece::{Coming, corrupt};
 use super::pieces::{Piece, push_pieces};
 use super::reel::Reel;
-use super::seed::Lent;
+use super::seed::{Lent, Seed};
 use super::source::Source;
-use super::spare::{self, Spare};
+use super::stock::Stock;
 use super::summed::Summed;
 use super::sums::Running;
 use super::write::stopped;
@@ -72,10 +72,10 @@ pub(super) struct Fetching<'f, 'a> {
     to: Destination<'f>,
     /// By their place in the manifest; `None` for those that are there or not fetched.
     open: Vec<Option<Open<'f>>>,
-    /// The same of those that the seed has.
+    /// The same of those of packs that the seed has.
     lent: Vec<Option<Lent<'f>>>,
-    /// The same of files of frames that it is to have.
-    spare: Vec<Option<Spare<'f>>>,
+    /// Files of frames.
+    stock: Stock<'f>,
     /// How far each part is there: a pack as it comes, anything else once it has its name.
     frontiers: Vec<Arc<Frontier>>,
     /// Pieces of packs and their companions that are not there yet.
@@ -106,7 +106,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
             to,
             open: manifest.parts.iter().map(|_| None).collect(),
             lent: manifest.parts.iter().map(|_| None).collect(),
-            spare: manifest.parts.iter().map(|_| None).collect(),
+            stock: Stock::default(),
             frontiers: manifest.parts.iter().map(|_| Arc::default()).collect(),
             coming: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -180,54 +180,47 @@ impl<'f, 'a> Fetching<'f, 'a> {
         let Some(seed) = self.to.seed else {
             return;
         };
-        let parts = self.manifest.parts.iter().enumerate();
-        for (number, _) in parts.filter(|(_, part)| !part.is_of_pack()) {
-            if !reel.of_part(number).is_empty() {
-                self.lent[number] = self.find(number);
-            }
-        }
-        let is_had = |number: usize| self.lent[number].is_some();
-        let (spare, pieces) = spare::plan(seed, self.manifest, reel, is_had);
-        self.spare = spare;
+        let stop = self.source.link.stop;
+        self.stock = Stock::find(seed, self.manifest, reel, stop);
+        let pieces = self.stock.keep(seed, self.manifest, reel);
         let mut state = self.lock();
         state.left += pieces.len();
         state.jobs.splice(0..0, pieces.into_iter().map(Job::Keep));
     }
 
-    /// Gives bytes of a part to be played, if the seed has it; whether it has.
-    pub(super) fn had(&self, number: usize, at: u64, into: &mut [u8]) -> bool {
-        match self.lent.get(number) {
-            Some(Some(lent)) if lent.read(at, into) => {
-                let came = into.len() as u64;
-                self.source.link.progress.came_from_seed(came);
-                true
-            }
-            _ => false,
-        }
+    /// What there is of files of frames.
+    pub(super) fn stock(&self) -> &Stock<'f> {
+        &self.stock
     }
 
-    /// What came of a part to be played is kept, if the part is.
-    pub(super) fn played(&self, number: usize, at: u64, bytes: &[u8]) {
-        if let Some(Some(spare)) = self.spare.get(number) {
-            spare.write(bytes, at);
-            spare.came(at..at + bytes.len() as u64);
-        }
+    /// Where parts stay for the next restore.
+    pub(super) fn seed(&self) -> Option<&'f Seed<'f>> {
+        self.to.seed
     }
 
     /// How many bytes are to be fetched, with those to be played.
     pub(super) fn bytes(&self, reel: &Reel) -> u64 {
         let bytes = |number: usize| {
-            let is_needed = self.open[number].is_some() || self.spare[number].is_some();
-            match &self.lent[number] {
-                Some(_) => 0,
-                None if is_needed => self.manifest.parts[number].bytes,
-                None => {
+            let is_needed = self.open[number].is_some() || self.stock.spare(number).is_some();
+            match self.lent[number].is_some() || self.stock.has(number) {
+                true => 0,
+                false if is_needed => self.manifest.parts[number].bytes,
+                false => {
                     let played = reel.of_part(number);
                     played.iter().map(|range| range.end - range.start).sum()
                 }
             }
         };
         (0..self.open.len()).map(bytes).sum()
+    }
+
+    /// How many bytes of packs were to come, with what belongs to them.
+    pub(super) fn packs_bytes(&self) -> u64 {
+        let parts = self.manifest.parts.iter().enumerate();
+        let come = parts.filter(|(number, part)| {
+            part.is_of_pack() && self.open[*number].is_some() && self.lent[*number].is_none()
+        });
+        come.map(|(_, part)| part.bytes).sum()
     }
 
     /// The packs, to be read while they are fetched. Waits until their indexes are there, and looks at these.
@@ -386,7 +379,8 @@ impl<'f, 'a> Fetching<'f, 'a> {
         match job {
             Job::Bring(piece) => self.bring(piece, conn, buffer),
             Job::Keep(piece) => {
-                self.keep(piece, conn, buffer);
+                let of = (&self.source, self.manifest);
+                self.stock.fetch(of, piece, conn, buffer);
                 Ok(())
             }
         }
@@ -450,19 +444,6 @@ impl<'f, 'a> Fetching<'f, 'a> {
             false => link.progress.add_total(bytes),
         }
         Ok(copied)
-    }
-
-    /// Fetches a piece that this restore does not need; once that fails, no more of that is fetched.
-    fn keep(&self, piece: &Piece, conn: &mut Option<Conn<'a>>, buffer: &mut [u8]) {
-        let number = piece.part;
-        let Some(spare) = self.spare[number].as_ref().filter(|spare| !spare.is_lost()) else {
-            return;
-        };
-        let of = (&self.source, &self.manifest.parts[number]);
-        if !spare.fetch(of, piece, conn, buffer) {
-            *conn = None;
-            self.spare.iter().flatten().for_each(Spare::lose);
-        }
     }
 
     /// Gives a part its name, if it is what the manifest says.

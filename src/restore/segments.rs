@@ -15,6 +15,7 @@ use super::parts::Fetching;
 use super::reel::Reel;
 use super::request::Request;
 use super::source::Source;
+use super::stock::Stock;
 use super::untaken::{Untaken, reusable};
 use crate::limits::{CHUNK_WAIT_MS, DOWNLOAD_TRIES_MAX, PACE_BYTES, STREAM_READ_BYTES};
 use crate::manifest::parts::Manifest;
@@ -31,7 +32,7 @@ type Played<'p, 'a> = (
     &'p Reel,
     &'p Source<'a>,
     &'p Manifest,
-    Option<&'p Fetching<'p, 'a>>,
+    Option<&'p Stock<'p>>,
 );
 
 impl<'a> Download<'a> {
@@ -55,15 +56,15 @@ impl<'a> Download<'a> {
                 if result.is_err() {
                     self.link.progress.resumed();
                 }
-                self.run_segments(result.is_ok().then_some(conn));
+                self.run_segments(result.is_ok().then_some(conn), None);
             }
         }
     }
 
-    /// What every further connection does: fetches segments until the archive is there.
-    pub(super) fn run_further(&self) {
+    /// What every further connection does: fetches segments until the archive is there, but for what a stock has of them.
+    pub(super) fn run_further(&self, stock: Option<&Stock<'_>>) {
         let _duty = Duty(self);
-        self.run_segments(None);
+        self.run_segments(None, stock);
     }
 
     /// Takes the body of the first answer as it comes.
@@ -81,9 +82,9 @@ impl<'a> Download<'a> {
         }
     }
 
-    fn run_segments(&self, mut conn: Option<Conn<'a>>) {
+    fn run_segments(&self, mut conn: Option<Conn<'a>>, stock: Option<&Stock<'_>>) {
         while let Some(claimed) = self.claim() {
-            if !self.fetch(&mut conn, None, claimed) {
+            if !self.fetch(&mut conn, stock, claimed) {
                 return;
             }
         }
@@ -109,7 +110,7 @@ impl<'a> Download<'a> {
             let Some(claimed) = claimed else {
                 break packs.fetch_all(&mut conn, &mut buffer);
             };
-            if !self.fetch(&mut conn, Some(packs), claimed) {
+            if !self.fetch(&mut conn, Some(packs.stock()), claimed) {
                 return;
             }
         };
@@ -125,11 +126,11 @@ impl<'a> Download<'a> {
     fn fetch(
         &self,
         conn: &mut Option<Conn<'a>>,
-        packs: Option<&Fetching<'_, 'a>>,
+        stock: Option<&Stock<'_>>,
         (mut buffer, claim): (Buffer, Claim<'_, 'a>),
     ) -> bool {
         buffer.bytes.resize(STREAM_READ_BYTES, 0);
-        let kept = match self.segment(conn, packs, claim.start..claim.end, &mut buffer.bytes) {
+        let kept = match self.segment(conn, stock, claim.start..claim.end, &mut buffer.bytes) {
             Ok(0) => Ok(()),
             Ok(len) => claim.keep(Chunk::new(buffer, len)),
             Err(error) => Err(error),
@@ -148,7 +149,7 @@ impl<'a> Download<'a> {
     fn segment(
         &self,
         conn: &mut Option<Conn<'a>>,
-        packs: Option<&Fetching<'_, 'a>>,
+        stock: Option<&Stock<'_>>,
         Range { start, end }: Range<u64>,
         into: &mut [u8],
     ) -> Result<usize, RestoreError> {
@@ -171,7 +172,7 @@ impl<'a> Download<'a> {
                 }
                 Served::Parts(reel, source, manifest) => {
                     let whole = &mut into[..(end - start) as usize];
-                    let served = (reel, source, *manifest, packs);
+                    let served = (reel, source, *manifest, stock);
                     self.try_stretches(conn, served, start, whole, &mut len)
                 }
             };
@@ -198,7 +199,7 @@ impl<'a> Download<'a> {
     fn try_stretches(
         &self,
         slot: &mut Option<Conn<'a>>,
-        (reel, source, manifest, packs): Played<'_, 'a>,
+        (reel, source, manifest, stock): Played<'_, 'a>,
         start: u64,
         whole: &mut [u8],
         len: &mut usize,
@@ -209,8 +210,14 @@ impl<'a> Download<'a> {
             };
             let left = (whole.len() - *len).min(usize::try_from(stretch.len).unwrap_or(usize::MAX));
             let (begin, end) = (*len, *len + left);
-            if let Some(packs) = packs
-                && packs.had(stretch.part, stretch.offset, &mut whole[begin..end])
+            let progress = self.link.progress;
+            if let Some(stock) = stock
+                && stock.had(
+                    stretch.part,
+                    stretch.offset,
+                    &mut whole[begin..end],
+                    progress,
+                )
             {
                 *len = end;
                 continue;
@@ -219,8 +226,8 @@ impl<'a> Download<'a> {
             let conn = reusable(slot, self.link)?;
             let conn = source.ask(conn, part, stretch.offset..stretch.offset + left as u64)?;
             let came = self.take(conn, &mut whole[..end], len);
-            if let Some(packs) = packs {
-                packs.played(stretch.part, stretch.offset, &whole[begin..*len]);
+            if let Some(stock) = stock {
+                stock.played(stretch.part, stretch.offset, &whole[begin..*len]);
             }
             if !came? {
                 return Ok(false);

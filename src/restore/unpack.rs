@@ -124,8 +124,7 @@ pub(super) fn unpack<'w>(
 ) -> Result<(Archive, Option<Making<'w>>), RestoreError> {
     let (link, base, query) = opened.asked();
     let came = came(opened, args)?;
-    // What a seed has of frames need not come at all.
-    let may_choose = matches!(came, Came::Parts(_)) && seed.is_none();
+    let may_choose = matches!(came, Came::Parts(_));
     let (unpacks, mut making) = ways((args, may_choose), site, (dates, link.progress), way);
     let manifest = match came {
         Came::Parts(manifest) => manifest,

@@ -14,6 +14,7 @@ use super::link::Link;
 use super::parts::Fetching;
 use super::reel::Reel;
 use super::source::Source;
+use super::stock::Stock;
 use super::stop::Stop;
 use super::tree::Unpacked;
 use super::worktree::Making;
@@ -30,16 +31,23 @@ pub(super) fn unpack_frames(
     tree: &Path,
     making: &mut Making<'_>,
 ) -> Result<Option<Unpacked>, RestoreError> {
-    let stretches = manifest.stretches(Contents::Worktree);
-    let sizes = Sizes {
-        packs: packs.bytes(&Reel::default()),
-        frames: stretches.map(|range| range.end - range.start).sum(),
-    };
+    let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
+    let find = |seed| Stock::find(seed, manifest, &reel, source.link.stop);
+    let mut stock = packs.seed().map(find).unwrap_or_default();
+    let (bytes, had) = (reel.bytes(), stock.bytes_of(&reel));
     packs.wait(CHOICE_BYTES);
     let rate_bytes_s = source.link.progress.rate_bytes_s();
-    if choice::takes_packs(sizes, sizes.frames, rate_bytes_s) {
+    let sizes = Sizes {
+        packs: packs.packs_bytes(),
+        frames: bytes - had,
+        had,
+    };
+    if choice::takes_packs(sizes, bytes, rate_bytes_s) {
         return Ok(None);
     }
+    let keep = |seed| stock.keep(seed, manifest, &reel);
+    let not_played = packs.seed().map(keep).unwrap_or_default();
+    let outer = source;
     let stop = Stop::default();
     let source = Source {
         link: Link {
@@ -48,22 +56,20 @@ pub(super) fn unpack_frames(
         },
         ..source
     };
-    // What is looked for in the way is looked for once.
-    let may_turn = making.way.is_none();
+    // What is looked for in the way is looked for once; and what is at hand says nothing of the link.
+    let may_turn = making.way.is_none() && had == 0;
     let site = Site {
         stop: &stop,
         ..making.site
     };
     let taken = site.quota.taken();
-    let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
-    let bytes = reel.bytes();
-    source.link.progress.add_total(bytes);
+    source.link.progress.add_total(bytes - had);
     let served = Served::Parts(reel, source, manifest);
     let download = Download::new(source.link, served, Some(bytes));
     let unpacks = Unpacks::All(making.way.take());
     let watched = Watched {
         download: &download,
-        frames_bytes: sizes.frames,
+        frames_bytes: bytes,
         rate_bytes_s,
         may_turn,
         outer: making.site.stop,
@@ -71,14 +77,19 @@ pub(super) fn unpack_frames(
     let (result, has_turned) = std::thread::scope(|scope| {
         let (over, is_over) = channel::<()>();
         let watching = scope.spawn(move || watched.watch(&is_over));
-        let result = extract(&download, Feed::Frames, site, making.dates, unpacks, |_| {
-            Ok(())
-        });
+        let feed = Feed::Frames(&stock);
+        let result = extract(&download, feed, site, making.dates, unpacks, |_| Ok(()));
         drop(over);
         (result, watching.join().unwrap_or(false))
     });
     match result {
-        Ok(archive) => Ok(Some(archive.unpacked)),
+        Ok(archive) => {
+            let (mut conn, mut buffer) = (None, Vec::new());
+            for piece in &not_played {
+                stock.fetch((&outer, manifest), piece, &mut conn, &mut buffer);
+            }
+            Ok(Some(archive.unpacked))
+        }
         // Whatever else has failed meanwhile, nothing of the frames is used.
         Err(_) if has_turned => {
             let left = download.left().0;
@@ -132,6 +143,7 @@ impl Watched<'_, '_> {
                 let left = Sizes {
                     packs: link.progress.left().saturating_sub(frames),
                     frames,
+                    had: 0,
                 };
                 if choice::takes_packs(left, self.frames_bytes, rate_bytes_s) {
                     link.stop.set();

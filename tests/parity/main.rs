@@ -66,6 +66,7 @@ fn check(name: &str, make: fn(&Lab)) {
     }
     let seed = lab.scratch("seed").display().to_string();
     let seeded = ["--by-parts", "--seed", &seed, "--seed-free-floor", "0"];
+    let seeded = [&seeded[..], &["--worktree", "frames"]].concat();
     expect_restored(&lab, &server, name, "into a seed", &seeded);
     let before = parts();
     expect_restored(&lab, &server, name, "out of a seed", &seeded);

@@ -91,7 +91,12 @@ fn with<'a>(seed: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
         true => &[][..],
         false => &[floor, "0"],
     };
-    [&["--seed", seed], none, more].concat()
+    // What is there sooner must not either.
+    let frames = match more.contains(&"--verify") || more.contains(&"--worktree") {
+        true => &[][..],
+        false => &["--worktree", "frames"],
+    };
+    [&["--seed", seed], none, frames, more].concat()
 }
 
 /// What was said of a seed.

@@ -40,8 +40,9 @@ fn alike() -> (Lab, Server, std::path::PathBuf) {
 }
 
 /// How a restore made the worktree, and how many bytes came.
-fn restored(server: SocketAddr, target: &Path, clone: &Path) -> (String, u64) {
-    let output = restore(server, &format!("test/{NAME}"), target, &["--json"]);
+fn restored(server: SocketAddr, target: &Path, clone: &Path, more: &[&str]) -> (String, u64) {
+    let more = [&["--json"], more].concat();
+    let output = restore(server, &format!("test/{NAME}"), target, &more);
     expect(&output, 0);
     expect_files(clone, target, "restored");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -67,11 +68,58 @@ fn the_link_says_what_a_worktree_is_made_of() {
         ("unlimited", None),
     ] {
         let link = paced(server.address(), move |_| bytes_s);
-        let (way, bytes) = restored(link, &lab.scratch(name), &clone);
+        let (way, bytes) = restored(link, &lab.scratch(name), &clone, &[]);
         println!("{name}: {way}, {bytes} of {all} bytes");
         let is_by_packs = way == "packs";
         assert!(is_by_packs || bytes_s != Some(12_500_000), "{name}: {way}");
         assert_eq!(bytes < all / 2, is_by_packs, "{name}: {bytes}");
+    }
+}
+
+/// What a seed has need not come, and only that decides: one that has nothing, or can keep nothing, changes nothing.
+#[test]
+fn what_a_seed_lacks_is_weighed_as_without_one() {
+    let (lab, server, clone) = alike();
+    let all = archive_bytes(&server);
+    let link = paced(server.address(), |_| Some(12_500_000));
+    let seed = |name: &str| lab.scratch(name).display().to_string();
+    let of = |name: &str, seed: &str, more: &[&str]| {
+        let seed = ["--seed", seed, "--seed-free-floor", "0"];
+        let more = [&seed[..], more].concat();
+        let made = restored(link, &lab.scratch(name), &clone, &more);
+        println!("{name}: {}, {} of {all} bytes", made.0, made.1);
+        made
+    };
+    let empty = seed("empty seed");
+    let (way, bytes) = of("empty", &empty, &[]);
+    assert!(way == "packs" && bytes < all / 2, "{way}: {bytes}");
+    // Its packs are there then, and nothing large has to come.
+    let (way, bytes) = of("packs are there", &empty, &[]);
+    assert!(way == "packs" && bytes < 1 << 20, "{way}: {bytes}");
+    let useless = seed("useless seed");
+    for round in ["useless", "still useless"] {
+        let (way, bytes) = of(round, &useless, &["--seed-limit", "1K"]);
+        assert!(way == "packs" && bytes < all / 2, "{way}: {bytes}");
+    }
+    let warm = seed("warm seed");
+    let (way, bytes) = of("filled", &warm, &["--worktree", "frames"]);
+    assert!(way == "frames" && bytes > all / 2, "{way}: {bytes}");
+    let (way, bytes) = of("warm", &warm, &[]);
+    assert_eq!((&*way, bytes), ("frames", 0));
+}
+
+/// Frames that are chosen because they come fast are kept, as what is asked for is.
+#[test]
+fn frames_that_were_chosen_are_kept() {
+    let (lab, server, clone) = alike();
+    let seed = lab.scratch("seed").display().to_string();
+    let seed = ["--seed", &seed, "--seed-free-floor", "0"];
+    let (way, _) = restored(server.address(), &lab.scratch("cold"), &clone, &seed);
+    let (again, bytes) = restored(server.address(), &lab.scratch("warm"), &clone, &seed);
+    println!("{way}, then {again}: {bytes} bytes");
+    assert_eq!(way, again);
+    if way == "frames" {
+        assert_eq!(bytes, 0);
     }
 }
 
@@ -88,7 +136,7 @@ fn frames_are_left_off_once_their_link_is_slow() {
         });
         let target = lab.scratch(&format!("slow{round}"));
         let began = std::time::Instant::now();
-        let (way, bytes) = restored(link, &target, &clone);
+        let (way, bytes) = restored(link, &target, &clone, &[]);
         let took = began.elapsed();
         assert_eq!(way, "packs");
         if bytes > after {
