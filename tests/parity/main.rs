@@ -9,6 +9,7 @@ mod cases;
 mod tips;
 mod updates;
 mod wants;
+mod ways;
 
 use std::fs;
 use support::client::{Conn, Head};

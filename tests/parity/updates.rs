@@ -157,3 +157,100 @@ fn sha256_and_nothing() {
     clone_as_now(&lab, "sha256", &clone);
     parity::expect_same(&clone, &target, "sha256");
 }
+
+/// A commit more for what HEAD of a bare repository leads to, and what takes it back.
+fn go_on(upstream: &Path) -> Vec<Vec<String>> {
+    let id = |what: &str| {
+        let out = git::output(upstream, &["rev-parse", "--quiet", "--verify", what]);
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    let symbolic = git::output(upstream, &["symbolic-ref", "--quiet", "HEAD"]).stdout;
+    let symbolic = String::from_utf8_lossy(&symbolic).trim().to_owned();
+    let (branch, head) = match symbolic.is_empty() {
+        true => ("refs/heads/main".to_owned(), id("HEAD")),
+        false => (symbolic, String::new()),
+    };
+    let old = id(&branch);
+    let back = |args: &[&str]| args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>();
+    let mut all = vec![match old.is_empty() {
+        true => back(&["update-ref", "-d", &branch]),
+        false => back(&["update-ref", &branch, &old]),
+    }];
+    let mut import = repos::Importer::start(upstream, repos::Layout::Packed);
+    match old.is_empty() {
+        true => import.commit(&branch, "it goes on"),
+        false => import.commit_on(&branch, &format!("{branch}^0"), "it goes on"),
+    }
+    import.file(repos::FILE, b"goes/on", b"and on\n");
+    import.finish();
+    if !head.is_empty() {
+        all.push(back(&["update-ref", "--no-deref", "HEAD", &head]));
+        git::run(
+            upstream,
+            &[
+                "update-ref",
+                "--no-deref",
+                "HEAD",
+                &id(&format!("{branch}~1")),
+            ],
+        );
+    }
+    all
+}
+
+/// From each of the odd repositories to what it has next, and back to it, proven; asked for by its name.
+#[test]
+fn each_goes_on_and_back() {
+    let made: [Made; 17] = [
+        ("attributes", cases::attributes),
+        ("encodings", cases::encodings),
+        ("encodings-that-fail", cases::encodings_that_fail),
+        ("names", cases::names),
+        ("empty", cases::empty),
+        ("empty-trunk", cases::empty_trunk),
+        ("empty-sha256", cases::empty_sha256),
+        ("empty-tree", cases::empty_tree),
+        ("sha256", cases::sha256),
+        ("detached", cases::detached),
+        ("detached-at-tip", cases::detached_at_tip),
+        ("unborn-head", cases::unborn_head),
+        ("branch-name", cases::branch_name),
+        ("tagged", cases::tagged),
+        ("many-refs", cases::many_refs),
+        ("packs-and-loose", cases::packs_and_loose),
+        ("all-loose", cases::all_loose),
+    ];
+    let lab = new_lab();
+    let server = lab.start();
+    for (name, make) in made {
+        make(&lab);
+        let (target, clone) = (
+            lab.scratch(&format!("target-{name}")),
+            lab.scratch("expected"),
+        );
+        let upstream = lab.upstream(name);
+        let expect_same = |more: &[&str], context: &str| {
+            let out = update(&lab, &server, name, &target, more);
+            println!(
+                "{name}, {context}: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
+            restore::expect(&out, 0);
+            clone_as_now(&lab, name, &clone);
+            parity::expect_same(&clone, &target, &format!("{name}, {context}"));
+            std::fs::remove_dir_all(&clone).unwrap_or_else(|e| panic!("{e}"));
+        };
+        expect_same(&[], "at first");
+        let back = go_on(&upstream);
+        expect_same(&["--fresh", "--verify", "--clean"], "further");
+        for args in back {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            git::run(&upstream, &args);
+        }
+        // What has nothing any more is not what it was.
+        let refs = git::text(&upstream, &["for-each-ref", "--count=1"]);
+        if !refs.is_empty() {
+            expect_same(&["--fresh", "--verify"], "back");
+        }
+    }
+}

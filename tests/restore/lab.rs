@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tarpon");
 
@@ -206,6 +207,14 @@ pub fn serve(
     listen(move |socket| {
         let number = || count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         while answer(socket, &shared.0, &shared.1, number()).is_some() {}
+    })
+}
+
+/// Serves what `archive` is when it is asked for.
+pub fn serve_current(archive: Arc<Mutex<Vec<u8>>>) -> SocketAddr {
+    listen(move |socket| {
+        let now = archive.lock().unwrap_or_else(|e| panic!("{e}")).clone();
+        while answer(socket, &now, &|_| None, 0).is_some() {}
     })
 }
 

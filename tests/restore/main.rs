@@ -11,6 +11,7 @@ mod corrupt;
 mod dates;
 mod endless;
 mod errors;
+mod flips;
 mod foreign;
 mod fresh;
 mod gitdir;

@@ -1,6 +1,6 @@
 //! The parts of a snapshot, fetched into a directory.
 
-use crate::lab::new_lab;
+use crate::lab::{expect, expect_files, new_lab, restore, switch};
 use crate::support::lab::{self, Lab};
 use crate::support::relay::{Ends, interrupt};
 use crate::support::repos::Shape;
@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use tarpon::config::{Command, RestoreArgs, parse};
 use tarpon::manifest::parts::Manifest;
 use tarpon::restore::RestoreError;
@@ -134,5 +135,48 @@ fn expect_damage(server: &Server, lab: &Lab, manifest: &Manifest) {
         file.write_all_at(&byte, at).unwrap();
         fetch(server.address(), &dir).unwrap();
         assert!(dir.join(&part.name).exists());
+    }
+}
+
+/// A server that is killed and started again while parts come: what came is not asked for again, and what is made is the
+/// same, of a restore, of one into a seed, and of an update.
+#[test]
+fn a_server_comes_back_while_parts_come() {
+    /// The connection that finds it gone.
+    const GONE_AT: usize = 4;
+    /// Of each answer before that.
+    const CUT_BYTES: u64 = 1_500_000;
+    let lab = Arc::new(new_lab());
+    lab.generate("big", Shape::BigPack, PACK_BYTES);
+    let server = lab.start();
+    hit(&server, "big");
+    let plain = lab.scratch("plain");
+    expect(&restore(server.address(), "test/big", &plain, &[]), 0);
+    let server = Arc::new(Mutex::new(server));
+    let seed = lab.scratch("seed").display().to_string();
+    let seeded = ["--by-parts", "--seed", &seed, "--seed-free-floor", "0"];
+    let packs = [&seeded[..], &["--verify"]].concat();
+    let ways = [
+        &["--by-parts", "--worktree", "frames"][..],
+        &packs,
+        &["--by-parts"],
+    ];
+    for (number, more) in ways.into_iter().enumerate() {
+        let (own, current) = (lab.clone(), server.clone());
+        let relayed = switch(move |connection| {
+            let mut server = current.lock().unwrap_or_else(|e| panic!("{e}"));
+            if connection == GONE_AT {
+                server.kill();
+                *server = own.start();
+            }
+            let ends = match connection {
+                0 | GONE_AT.. => Ends::Whole,
+                _ => Ends::Cut(CUT_BYTES),
+            };
+            (server.address(), ends)
+        });
+        let target = lab.scratch(&format!("restored-{number}"));
+        let said = expect(&restore(relayed, "test/big", &target, more), 0);
+        expect_files(&plain, &target, &said);
     }
 }

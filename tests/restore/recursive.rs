@@ -794,3 +794,43 @@ fn a_host_that_the_server_has_not_is_named() {
     assert_eq!(run(&target.join("m"), &["rev-parse", "HEAD"]), leaf);
     assert_eq!(run(&target, &["status", "--porcelain"]), "");
 }
+
+/// The index of the only pack of a submodule of a working copy.
+fn index_of(copy: &Path, name: &str) -> PathBuf {
+    let packs = copy.join(".git/modules").join(name).join("objects/pack");
+    let listing = fs::read_dir(&packs).unwrap_or_else(|e| panic!("{}: {e}", packs.display()));
+    let mut paths = listing.flatten().map(|entry| entry.path());
+    let index = paths.find(|path| path.extension().is_some_and(|end| end == "idx"));
+    index.unwrap_or_else(|| panic!("no index in {}", packs.display()))
+}
+
+/// What is proven of a repository is proven of its submodules, too, whether they are restored or brought along.
+#[test]
+fn submodules_are_proven_as_well() {
+    let behind = Behind::new();
+    let damaged = behind.lab.scratch("damaged");
+    copy_tree(&behind.target, &damaged);
+    let fresh = behind.lab.scratch("fresh");
+    for verify in ["--verify", "--verify=full"] {
+        let more = [RECURSE, &[verify, "--json"]].concat();
+        let out = restore(behind.server.address(), "test/top", &fresh, &more);
+        expect(&out, 0);
+        expect_same_at(&behind.clone, &fresh, PLACES);
+        fs::remove_dir_all(&fresh).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let out = behind.update(&behind.target, &["--verify", "--clean", "--json"]);
+    expect(&out, 0);
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let proven = ["packs", "commit", "trees", "files", "index", "nothing else"];
+    assert_eq!(json["verified"]["proven"], serde_json::json!(proven));
+    expect_same_at(&behind.clone, &behind.target, PLACES);
+    // The sum of an index, inside of one that stays.
+    let path = index_of(&damaged, "mid");
+    let mut bytes = fs::read(&path).unwrap_or_else(|e| panic!("{e}"));
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    fs::remove_file(&path).unwrap_or_else(|e| panic!("{e}"));
+    fs::write(&path, bytes).unwrap_or_else(|e| panic!("{e}"));
+    let errors = expect(&behind.update(&damaged, &["--verify"]), 1);
+    assert!(errors.contains("submodule x/mid"), "{errors}");
+}

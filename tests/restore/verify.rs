@@ -12,7 +12,7 @@ use std::process::Output;
 const ID_BYTES: usize = 20;
 
 /// Two commits, `app` in its archive.
-fn archive(lab: &Lab) -> Vec<Item> {
+pub fn archive(lab: &Lab) -> Vec<Item> {
     let path = lab.upstream("app");
     repos::init_bare(&path, "main", "sha1");
     let mut import = repos::Importer::start(&path, repos::Layout::Packed);
