@@ -73,12 +73,15 @@ pub(super) fn of_commit(
     if said.len() > SUBMODULES_SAID_BYTES_MAX {
         return Err(refused("it is too long".into()));
     }
-    let sections = sections(&said)?;
+    let sections = sections(&said);
     let found = links.iter().map(|(path, commit)| {
         let of_path = |(_, section): &(&String, &Section)| section.path.as_ref() == Some(path);
         let Some((name, section)) = sections.iter().find(of_path) else {
             return Err(refused(format!("it does not name {}", path.escape_ascii())));
         };
+        if let Some(why) = &section.wrong {
+            return Err(refused(why.clone()));
+        }
         let url = section.url.as_deref();
         Ok(Submodule {
             name: name.clone(),
@@ -137,15 +140,18 @@ struct Section {
     url: Option<String>,
     update: Option<String>,
     is_shallow: bool,
+    /// Why it is refused where a submodule needs it; what none needs hurts nobody.
+    wrong: Option<String>,
 }
 
 /// Reads `git config --list -z`: `KEY LF VALUE NUL`, again and again. As with git the last word about a thing counts,
-/// but for a name that has two paths, which is refused.
-fn sections(said: &[u8]) -> Result<BTreeMap<String, Section>, RestoreError> {
+/// but for a name that has two paths, of which no submodule may be.
+fn sections(said: &[u8]) -> BTreeMap<String, Section> {
     let mut all: BTreeMap<String, Section> = BTreeMap::new();
     for pair in said.split(|byte| *byte == 0) {
-        let Some((key, value)) = pair.split_once_str("\n") else {
-            continue;
+        let (key, value) = match pair.split_once_str("\n") {
+            Some((key, value)) => (key, Some(value)),
+            None => (pair, None),
         };
         let Some(rest) = key.strip_prefix(b"submodule.") else {
             continue;
@@ -153,26 +159,40 @@ fn sections(said: &[u8]) -> Result<BTreeMap<String, Section>, RestoreError> {
         let Some((name, key)) = rest.rsplit_once_str(".") else {
             continue;
         };
-        let name = checked_name(name)?;
-        let section = all.entry(name.to_owned()).or_default();
-        let text = || match std::str::from_utf8(value) {
-            Ok(text) if !text.chars().any(char::is_control) => Ok(text.to_owned()),
-            _ => Err(refused(format!("\"{}\" is no text", value.escape_ascii()))),
+        // What git finds suspicious it leaves out. A submodule that only such a name has is not named then.
+        let Some(name) = checked_name(name) else {
+            continue;
         };
-        match key {
-            b"path" if section.path.is_some() => {
-                return Err(refused(format!("{name} has two paths")));
+        let section = all.entry(name.to_owned()).or_default();
+        section.take(name, key, value);
+    }
+    all
+}
+
+impl Section {
+    /// Takes a key of it, which has a value unless it is merely switched on.
+    fn take(&mut self, name: &str, key: &[u8], value: Option<&[u8]>) {
+        match (key, value) {
+            (b"path", Some(_)) if self.path.is_some() => {
+                self.wrong = Some(format!("{name} has two paths"));
             }
-            b"path" => section.path = Some(value.strip_suffix(b"/").unwrap_or(value).to_vec()),
-            b"url" => section.url = Some(text()?),
-            b"shallow" => section.is_shallow = is_true(value),
-            b"update" if matches!(value, b"none" | b"checkout" | b"rebase" | b"merge") => {
-                section.update = Some(text()?);
+            (b"path", Some(value)) => {
+                self.path = Some(value.strip_suffix(b"/").unwrap_or(value).to_vec());
+            }
+            (b"url", Some(value)) => match std::str::from_utf8(value) {
+                Ok(text) if !text.chars().any(char::is_control) => self.url = Some(text.to_owned()),
+                _ => self.wrong = Some(format!("\"{}\" is no text", value.escape_ascii())),
+            },
+            (b"shallow", value) => self.is_shallow = value.is_none_or(is_true),
+            (b"update", Some(value)) => {
+                let known = [&b"none"[..], b"checkout", b"rebase", b"merge"];
+                if known.contains(&value) {
+                    self.update = Some(String::from_utf8_lossy(value).into_owned());
+                }
             }
             _ => {}
         }
     }
-    Ok(all)
 }
 
 /// Whether git takes a value for yes.
@@ -182,19 +202,13 @@ fn is_true(value: &[u8]) -> bool {
 }
 
 /// A name is a path below `modules`, and leads nowhere else.
-fn checked_name(name: &[u8]) -> Result<&str, RestoreError> {
-    let wrong = || {
-        refused(format!(
-            "\"{}\" is no name of a submodule",
-            name.escape_ascii()
-        ))
-    };
-    let text = std::str::from_utf8(name).map_err(|_| wrong())?;
+fn checked_name(name: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(name).ok()?;
     let is_plain = |part: &str| !matches!(part, "" | "." | "..");
     let is_name = text.split(['/', '\\']).all(is_plain)
         && !text.chars().any(char::is_control)
         && !text.starts_with('-');
-    is_name.then_some(text).ok_or_else(wrong)
+    is_name.then_some(text)
 }
 
 /// No repository is kept inside of another one's own directory.
@@ -361,7 +375,7 @@ mod tests {
     #[test]
     fn names_lead_below_modules_and_into_no_other_repository() {
         for good in ["a", "a/b", "a.b", "lib/ä c"] {
-            assert!(checked_name(good.as_bytes()).is_ok(), "{good}");
+            assert!(checked_name(good.as_bytes()).is_some(), "{good}");
         }
         for bad in [
             "",
@@ -376,9 +390,9 @@ mod tests {
             "a\r",
             "./a",
         ] {
-            assert!(checked_name(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(checked_name(bad.as_bytes()).is_none(), "{bad:?}");
         }
-        assert!(checked_name(b"a\xff").is_err());
+        assert!(checked_name(b"a\xff").is_none());
         check_names(&[one("a", "x"), one("ab", "y"), one("b/a", "z")]).unwrap();
         check_names(&[one("a", "x"), one("a/hooks", "y")]).unwrap_err();
         check_names(&[one("a", "x"), one("a", "y")]).unwrap_err();
@@ -390,18 +404,19 @@ mod tests {
     fn what_is_said_of_a_name() {
         let said =
             b"submodule.a.b.path\nlib/b/\0submodule.a.b.url\nhttps://h/\0submodule.a.b.url\n../b\0\
-            submodule.a.b.update\n!evil\0submodule.a.b.shallow\nYes\0submodule.c.update\nnone\0core.x\ny\0submodule.c.path\0";
-        let all = sections(said).unwrap();
+            submodule.a.b.update\n!evil\0submodule.a.b.shallow\nYes\0submodule.d.shallow\0submodule.c.update\nnone\0core.x\ny\0submodule.c.path\0";
+        let all = sections(said);
         let section = &all["a.b"];
         assert_eq!(section.path.as_deref(), Some(&b"lib/b"[..]));
         assert_eq!(
             (section.url.as_deref(), &section.update),
             (Some("../b"), &None)
         );
-        assert!(section.is_shallow && !all["c"].is_shallow);
+        assert!(section.is_shallow && all["d"].is_shallow && !all["c"].is_shallow);
         assert_eq!(all["c"].update.as_deref(), Some("none"));
-        sections(b"submodule.a.url\nx\ry\0").unwrap_err();
-        sections(b"submodule.../x.url\ny\0").unwrap_err();
-        sections(b"submodule.a.path\nx\0submodule.a.path\ny\0").unwrap_err();
+        assert!(sections(b"submodule.a.url\nx\ry\0")["a"].wrong.is_some());
+        assert!(sections(b"submodule.../x.url\ny\0").is_empty());
+        let doubled = sections(b"submodule.a.path\nx\0submodule.a.path\ny\0");
+        assert!(doubled["a"].wrong.is_some());
     }
 }

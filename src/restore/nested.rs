@@ -101,8 +101,7 @@ impl Walk {
                 "" => last.into_owned(),
                 above => format!("{above}/{last}"),
             };
-            let has = |what: &str| fs::symlink_metadata(path.join(what)).is_ok();
-            if !has("HEAD") && !has("objects") {
+            if !is_repository(&path) {
                 self.names(&path, &name, depth + 1)?;
                 continue;
             }
@@ -146,6 +145,17 @@ impl Walk {
         below.sort();
         Ok(below)
     }
+}
+
+/// Whether a directory is one, if a damaged one, and not a part of the names of some: these may be called `x/HEAD` and
+/// `x/objects`.
+fn is_repository(path: &Path) -> bool {
+    let has_head = |path: &Path| {
+        let head = fs::symlink_metadata(path.join("HEAD"));
+        head.is_ok_and(|head| !head.is_dir())
+    };
+    let objects = path.join("objects");
+    has_head(path) || (fs::symlink_metadata(&objects).is_ok() && !has_head(&objects))
 }
 
 #[cfg(test)]
