@@ -256,6 +256,8 @@ pub const RENEWED_INDEX_BYTES_MAX: u64 = 160 << 20;
 pub const MAKES_ROOM_MAX: usize = 1_800_000;
 /// So many bytes of paths git is asked about at once which of them it ignores.
 pub const IGNORED_ASKED_BYTES: usize = 1 << 20;
+/// So long git may take for an answer to that.
+pub const IGNORED_ASKED_MS: u64 = 10 * 60 * 1000;
 /// What is held of commits that runs which were killed were on their way to, but for the one that is wanted again.
 pub const LEFT_CHANGES_BYTES_MAX: usize = 64 << 20;
 /// Largest blob of its files that is held to be written; larger ones git writes.

@@ -65,7 +65,12 @@ pub(crate) fn each_packed<E: From<RefsError>>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(fail(error).into()),
     };
-    if file.metadata().map_err(fail)?.len() > bytes_max {
+    let found = file.metadata().map_err(fail)?;
+    if !found.is_file() {
+        // A pipe would end at once, as if it had no refs.
+        return Err(fail(io::Error::other("it is no file")).into());
+    }
+    if found.len() > bytes_max {
         let limit = bytes_max;
         return Err(RefsError::TooLarge { path, limit }.into());
     }

@@ -75,8 +75,20 @@ pub enum RestoreError {
     /// A fault of tarpon's own: whoever waited for that thread must not wait for ever.
     #[error("a thread that {0} ended before its time: this is a fault of tarpon's")]
     Thread(&'static str),
-    #[error("interrupted by {0}; nothing was left behind")]
-    Interrupted(&'static str),
+    #[error("interrupted by {signal}; {}", left(*.has_changed))]
+    Interrupted {
+        signal: &'static str,
+        /// Whether the target is no more what it was.
+        has_changed: bool,
+    },
+}
+
+/// What an interrupted restore leaves.
+fn left(has_changed: bool) -> &'static str {
+    match has_changed {
+        true => "the working copy is on its way; the same command again brings it to the end",
+        false => "nothing was left behind",
+    }
 }
 
 impl RestoreError {
@@ -93,7 +105,7 @@ impl RestoreError {
             Self::Submodule { source, .. } => source.exit_code(),
             Self::Missing(_) => 7,
             Self::Thread(_) => 101,
-            Self::Interrupted(_) => 130,
+            Self::Interrupted { .. } => 130,
         }
     }
 
@@ -109,7 +121,7 @@ impl RestoreError {
             Self::Usage(_) | Self::Unseen { .. } | Self::Damaged { .. } => false,
             Self::Disk { .. } => false,
             Self::SizeLimit { .. } | Self::EntryLimit { .. } => false,
-            Self::NoUrl { .. } | Self::Missing(_) | Self::Interrupted(_) => false,
+            Self::NoUrl { .. } | Self::Missing(_) | Self::Interrupted { .. } => false,
             Self::Submodule { .. } => false,
         }
     }

@@ -99,6 +99,11 @@ pub(super) fn said(lost: &Lost) -> Vec<String> {
             &lost.added,
             "commit and push it first",
         ),
+        (
+            "nobody else may have what is in the repositories that are in the way,",
+            &lost.repositories,
+            "move them away first",
+        ),
     ];
     let kinds = kinds.iter().filter(|(_, of, _)| !of.is_empty());
     kinds

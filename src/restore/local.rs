@@ -42,6 +42,8 @@ pub(super) struct Lost {
     pub tags: Names,
     /// Files that were added to the index and are not in HEAD's commit.
     pub added: Names,
+    /// Repositories that nobody tracks, where something else comes.
+    pub repositories: Names,
 }
 
 /// Why that cannot be told.
@@ -67,6 +69,7 @@ impl Lost {
         self.stashes.append(lost.stashes, |name| name);
         self.tags.append(lost.tags, |name| name);
         self.added.append(lost.added, |name| name);
+        self.repositories.append(lost.repositories, |name| name);
     }
 
     /// Adds what is lost with a submodule of this name.
@@ -76,6 +79,7 @@ impl Lost {
         self.stashes.append(lost.stashes, named);
         self.tags.append(lost.tags, named);
         self.added.append(lost.added, named);
+        self.repositories.append(lost.repositories, named);
     }
 }
 

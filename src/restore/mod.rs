@@ -154,10 +154,7 @@ pub fn run(args: &RestoreArgs) -> u8 {
     let nest = Nest::default();
     let result = signals::watch(&stop).and_then(|()| restore(args, &stop, &progress, &nest));
     // Whatever step noticed it first, the signal is the reason.
-    let result = match (result, stop.signal()) {
-        (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
-        (result, _) => result,
-    };
+    let result = result.map_err(|error| stop.interrupted().unwrap_or(error));
     report::conclude(args, result, &progress)
 }
 

@@ -307,8 +307,8 @@ impl Restore<'_> {
         if !staging.merges() && !is_fresh {
             self.refresh(&tree, sha256)?;
         }
-        if let Some(signal) = link.stop.signal() {
-            return Err(RestoreError::Interrupted(signal));
+        if let Some(interrupted) = link.stop.interrupted() {
+            return Err(interrupted);
         }
         // A file that is moved has a new ctime.
         let refresh = || self.refresh(staging.target(), sha256);

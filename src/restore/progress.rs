@@ -270,6 +270,11 @@ impl Progress {
         }
     }
 
+    /// All that an update has to fetch is there.
+    pub(super) fn fetched(&self) {
+        self.mark(&self.downloaded_us);
+    }
+
     /// The working copy is made, and nothing of it is proven or in its place.
     pub(super) fn made(&self) {
         self.mark(&self.made_us);
@@ -289,21 +294,27 @@ impl Progress {
         at.store(micros(self.start.elapsed()), Relaxed);
     }
 
-    /// How long each phase took; one that did not take place, no time.
+    /// How long each phase took, from the end of the one that ended before it; one that did not take place, no time.
     fn phases(&self) -> Phases {
-        let mut before_us = 0;
-        let mut took_ms = |mark_us: u64| {
-            let took_us = mark_us.saturating_sub(before_us);
-            before_us = before_us.max(mark_us);
-            took_us as f64 / 1000.0
+        let ends_us = [
+            &self.first_byte_us,
+            &self.downloaded_us,
+            &self.made_us,
+            &self.proven_us,
+            &self.submodules_us,
+        ];
+        let ends_us = ends_us.map(|end| end.load(Relaxed));
+        let took_ms = |end_us: u64| {
+            let before_us = ends_us.iter().filter(|other| **other < end_us).max();
+            (end_us - before_us.copied().unwrap_or_default().min(end_us)) as f64 / 1000.0
         };
-        let mut took_until = |mark: &AtomicU64| took_ms(mark.load(Relaxed));
+        let [answer, download, make, prove, submodules] = ends_us.map(took_ms);
         Phases {
-            answer: took_until(&self.first_byte_us),
-            download: took_until(&self.downloaded_us),
-            make: took_until(&self.made_us),
-            prove: took_until(&self.proven_us),
-            submodules: took_until(&self.submodules_us),
+            answer,
+            download,
+            make,
+            prove,
+            submodules,
             place: took_ms(micros(self.start.elapsed())),
         }
     }

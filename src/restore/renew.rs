@@ -92,10 +92,8 @@ pub(super) fn run(
     (nest, restores): (&Nest, Restores<'_>),
 ) -> Result<Option<Summary>, RestoreError> {
     proof::check(args)?;
-    let staging = match &nest.home {
-        Some(_) => Staging::of_submodule(&args.dir)?,
-        None => Staging::new(&args.dir, true)?,
-    };
+    let git_dir = nest.home.as_ref().map(|home| &*home.git_dir);
+    let staging = Staging::of_update(&args.dir, git_dir)?;
     if staging.is_empty() {
         return Ok(None);
     }
@@ -154,7 +152,7 @@ impl Renewal<'_> {
             until: room.until,
             stop: link.stop,
         };
-        let (lost, held) = self.lost(before, &refs)?;
+        let (lost, held) = self.lost(before, &refs, room)?;
         let (plan, modules, losses) = self.plan(&planner, commit, &objects, lost)?;
         if let Some(looks) = self.nest.losses() {
             *submodules::lock(looks) = losses;
@@ -254,7 +252,9 @@ impl Renewal<'_> {
                 let seen = before.see(target, link.stop);
                 seen.inspect_err(|_| ends(false))
             });
-            let news = self.fetch(before, room).inspect_err(|_| ends(true));
+            let news = self.fetch(before, room);
+            link.progress.fetched();
+            let news = news.inspect_err(|_| ends(true));
             let seen = seen.join();
             let seen = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match (news, seen) {
@@ -380,7 +380,12 @@ impl Renewal<'_> {
     }
 
     /// What would be lost with the refs, once the upstream has `refs`; and which were looked at, unless all may go.
-    fn lost(&self, before: &Before, refs: &Refs<'_>) -> Result<(Lost, Option<Held>), RestoreError> {
+    fn lost(
+        &self,
+        before: &Before,
+        refs: &Refs<'_>,
+        room: Room<'_>,
+    ) -> Result<(Lost, Option<Held>), RestoreError> {
         if self.args.discard_local {
             return Ok((Lost::default(), None));
         }
@@ -388,6 +393,7 @@ impl Renewal<'_> {
             link: self.link,
             staging: self.staging,
             before,
+            room,
             is_submodule: self.nest.home.is_some(),
         };
         let (lost, held) = own.lost(refs)?;

@@ -1,8 +1,10 @@
 //! All or nothing: a restore is made in a directory of its own beside the target (or inside of it,
-//! where it cannot be replaced as a whole) and takes its place at the end.
+//! where it cannot be replaced as a whole) and takes its place at the end. What is updated has it in its `.git`, where
+//! neither git nor a repository's files see it.
 //!
 //! A staging directory is locked by its owner for as long as that lives. One that nobody locks was
-//! left by a run that was killed, and goes when the next one comes by.
+//! left by a run that was killed, and goes when the next one comes by. That it is one is said by the number of its inode,
+//! which stands in it: no repository can have that in its files.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,6 +18,7 @@ use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, StatxAttributes};
 use tempfile::TempDir;
 
 use super::checkouts::Checkouts;
+use super::data::read;
 use super::error::{RestoreError, failed};
 use super::in_the_way::{self, go_on};
 use super::moves::Moves;
@@ -33,7 +36,8 @@ const TRASH: &str = "trash";
 const BUNDLE: &str = "bundle";
 const OLD: &str = "old";
 const SUBMODULES: &str = "submodules";
-const CONTENTS: [&str; 6] = [TREE, TRASH, BUNDLE, OLD, TRUST, SUBMODULES];
+const MARK: &str = "inode";
+const CONTENTS: [&str; 7] = [TREE, TRASH, BUNDLE, OLD, TRUST, SUBMODULES, MARK];
 
 /// A restore in the making; removed with everything in it unless it was installed.
 pub(super) struct Staging {
@@ -45,6 +49,39 @@ pub(super) struct Staging {
     merges: bool,
     /// There was nothing in the target.
     is_empty: bool,
+    /// Goes behind the directory.
+    _parents: Parents,
+}
+
+/// What a restore is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For<'f> {
+    /// A target that has nothing, or is replaced.
+    New { overwrite: bool },
+    /// A working copy that stays; a submodule's repository is elsewhere.
+    Update { git_dir: Option<&'f Path> },
+}
+
+/// The directories that were made for a target; those that are empty in the end go.
+struct Parents(Vec<PathBuf>);
+
+impl Parents {
+    /// Makes `parent`, and what is above it.
+    fn make(parent: &Path) -> io::Result<Parents> {
+        let is_missing = |path: &&Path| fs::symlink_metadata(path).is_err();
+        let missing = parent.ancestors().take_while(is_missing);
+        let missing = missing.map(Path::to_owned).collect();
+        fs::create_dir_all(parent)?;
+        Ok(Parents(missing))
+    }
+}
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = fs::remove_dir(path);
+        }
+    }
 }
 
 /// The same where the target is to be made, with what to do where that is not allowed.
@@ -68,15 +105,18 @@ fn not_made<'a>(
 impl Staging {
     /// Makes the directory. A target that is not empty is refused unless `overwrite`.
     pub(super) fn new(target: &Path, overwrite: bool) -> Result<Staging, RestoreError> {
-        Staging::begin(target, overwrite, false)
+        Staging::begin(target, For::New { overwrite })
     }
 
-    /// The same inside of a submodule, whose repository is elsewhere.
-    pub(super) fn of_submodule(target: &Path) -> Result<Staging, RestoreError> {
-        Staging::begin(target, true, true)
+    /// The same for a working copy that is brought to another commit; `git_dir` is that of a submodule.
+    pub(super) fn of_update(
+        target: &Path,
+        git_dir: Option<&Path>,
+    ) -> Result<Staging, RestoreError> {
+        Staging::begin(target, For::Update { git_dir })
     }
 
-    fn begin(target: &Path, overwrite: bool, is_submodule: bool) -> Result<Staging, RestoreError> {
+    fn begin(target: &Path, what_for: For<'_>) -> Result<Staging, RestoreError> {
         let target = std::path::absolute(target).map_err(failed("find", target))?;
         // The directory that a link leads to is filled, as git does; the link stays.
         let leads = fs::symlink_metadata(&target).is_ok_and(|found| found.is_symlink());
@@ -86,7 +126,7 @@ impl Staging {
         };
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
-        fs::create_dir_all(parent).map_err(not_made("create", parent, &target))?;
+        let parents = Parents::make(parent).map_err(not_made("create", parent, &target))?;
         sweep(parent);
         let (mut merges, mut is_empty) = (false, true);
         match fs::symlink_metadata(&target) {
@@ -96,7 +136,7 @@ impl Staging {
                 sweep(&target);
                 let mut listing = fs::read_dir(&target).map_err(failed("read", &target))?;
                 is_empty = listing.next().is_none();
-                if !is_empty && !overwrite {
+                if !is_empty && what_for == (For::New { overwrite: false }) {
                     let advice = match fs::symlink_metadata(target.join(".git")) {
                         Ok(_) => "--update brings the working copy in it to what is asked for, ",
                         Err(_) => "",
@@ -105,23 +145,16 @@ impl Staging {
                         "is not empty; {advice}--overwrite replaces what is in it"
                     )));
                 }
-                let git = fs::symlink_metadata(target.join(".git"));
-                match git.map(|git| git.file_type()) {
-                    Ok(kind) if !is_submodule && kind.is_symlink() => {
-                        return Err(usage("has its repository elsewhere: its .git is a link"));
-                    }
-                    Ok(kind) if !is_submodule && !kind.is_dir() => {
-                        return Err(usage(
-                            "belongs to another repository, as a linked worktree or a submodule: its .git is a file",
-                        ));
-                    }
-                    _ => {}
-                }
+                expect_own_repository(&target, what_for)?;
                 merges = !is_empty || stays(&target, &found);
             }
             Ok(_) => return Err(usage("is there and is no directory")),
         }
-        let base = if merges { &target } else { parent };
+        let inside = what_for.base(&target);
+        let base = if merges { &*inside } else { parent };
+        if merges && base != target {
+            sweep(base);
+        }
         let (directory, lock) =
             new_directory(base).map_err(not_made("create a directory in", base, &target))?;
         let staging = Staging {
@@ -130,6 +163,7 @@ impl Staging {
             target: target.clone(),
             merges,
             is_empty,
+            _parents: parents,
         };
         for path in [
             staging.tree(),
@@ -299,6 +333,41 @@ impl Staging {
     }
 }
 
+impl For<'_> {
+    /// Where in `target` it is made: on its file system.
+    fn base(self, target: &Path) -> PathBuf {
+        let For::Update { git_dir } = self else {
+            return target.to_owned();
+        };
+        let git_dir = git_dir.map_or_else(|| target.join(".git"), Path::to_owned);
+        let device = |path: &Path| {
+            let found = fs::symlink_metadata(path).ok()?;
+            found.is_dir().then(|| found.dev())
+        };
+        match device(&git_dir).is_some() && device(&git_dir) == device(target) {
+            true => git_dir,
+            false => target.to_owned(),
+        }
+    }
+}
+
+/// Refuses a target whose `.git` is not its own repository; that of a submodule is elsewhere.
+fn expect_own_repository(target: &Path, what_for: For<'_>) -> Result<(), RestoreError> {
+    if matches!(what_for, For::Update { git_dir: Some(_) }) {
+        return Ok(());
+    }
+    let git = fs::symlink_metadata(target.join(".git"));
+    let why = match git.map(|git| git.file_type()) {
+        Ok(kind) if kind.is_symlink() => "has its repository elsewhere: its .git is a link",
+        Ok(kind) if !kind.is_dir() => {
+            "belongs to another repository, as a linked worktree or a submodule: its .git is a file"
+        }
+        _ => return Ok(()),
+    };
+    let target = target.display();
+    Err(RestoreError::Usage(format!("{target} {why}")))
+}
+
 /// Whether an empty target cannot be replaced as a whole: it is a mount point, the caller's shell
 /// stands there, or nothing may be made beside it.
 fn stays(target: &Path, found: &fs::Metadata) -> bool {
@@ -336,6 +405,7 @@ fn new_directory(base: &Path) -> io::Result<(TempDir, File)> {
         // Before it was locked somebody may have taken it for left over.
         let (ours, there) = (lock.metadata()?, fs::symlink_metadata(directory.path()));
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            fs::write(directory.path().join(MARK), ours.ino().to_string())?;
             return Ok((directory, lock));
         }
     }
@@ -354,7 +424,9 @@ fn sweep(parent: &Path) {
         let Ok(directory) = open_directory(&path) else {
             continue;
         };
-        let is_own = directory.metadata().is_ok_and(|m| m.uid() == own) && is_staging(&path);
+        let is_own = directory
+            .metadata()
+            .is_ok_and(|found| found.uid() == own && is_staging(&path, found.ino()));
         let lock = || rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
         if is_own && lock().is_ok() {
             let _ = fs::remove_dir_all(&path);
@@ -362,12 +434,19 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Whether a directory has nothing that a staging directory has not: in a target the name alone
-/// could be the user's.
-fn is_staging(path: &Path) -> bool {
+/// Whether a directory, whose inode has that number, has its mark and nothing that a staging directory has not: in a
+/// target all of it could be the user's. One that has nothing was not yet marked.
+fn is_staging(path: &Path, inode: u64) -> bool {
+    let inode = inode.to_string();
+    let is_marked = || {
+        let mark = read(&path.join(MARK), inode.len() as u64);
+        mark.is_ok_and(|mark| mark == inode.as_bytes())
+    };
     let known = |name: &std::ffi::OsStr| CONTENTS.iter().any(|known| name == *known);
     let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|e| known(&e.file_name()));
-    fs::read_dir(path).is_ok_and(|mut listing| listing.all(is_known))
+    let has_only = fs::read_dir(path).is_ok_and(|mut listing| listing.all(is_known));
+    let is_empty = || fs::read_dir(path).is_ok_and(|mut listing| listing.next().is_none());
+    has_only && (is_marked() || is_empty())
 }
 
 #[cfg(test)]

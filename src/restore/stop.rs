@@ -1,13 +1,17 @@
 //! Whether a restore is to end early: one flag that every thread looks at.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use super::error::RestoreError;
 
 /// Set once by a signal, or by the thread whose step failed.
 #[derive(Debug, Default)]
 pub struct Stop {
     set: AtomicBool,
     signal: OnceLock<&'static str>,
+    /// How many working copies are being changed, or have been.
+    changed: AtomicUsize,
 }
 
 impl Stop {
@@ -30,6 +34,25 @@ impl Stop {
     /// The signal that ends it.
     pub fn signal(&self) -> Option<&'static str> {
         self.signal.get().copied()
+    }
+
+    /// From here on something that was there changes.
+    pub(super) fn changes(&self) {
+        self.changed.fetch_add(1, Relaxed);
+    }
+
+    /// All of that is as it was before.
+    pub(super) fn changes_no_more(&self) {
+        self.changed.fetch_sub(1, Relaxed);
+    }
+
+    /// Why the work ended, if that was a signal.
+    pub(super) fn interrupted(&self) -> Option<RestoreError> {
+        let has_changed = self.changed.load(Relaxed) > 0;
+        self.signal().map(|signal| RestoreError::Interrupted {
+            signal,
+            has_changed,
+        })
     }
 
     /// Lets the work begin again after a failed step; not after a signal.

@@ -19,6 +19,7 @@ mod lab;
 mod limits;
 mod logins;
 mod manifests;
+mod others;
 mod overwrite;
 mod parts;
 mod preambles;

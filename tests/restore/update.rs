@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// So many runs are killed, if `KILLS` does not say how many.
 const KILLED: u64 = 12;
 
-fn update(server: &Server, target: &Path, more: &[&str]) -> Output {
+pub fn update(server: &Server, target: &Path, more: &[&str]) -> Output {
     let more = [&["--update"], more].concat();
     restore(server.address(), "test/app", target, &more)
 }
@@ -70,20 +70,20 @@ fn move_upstream(lab: &Lab, server: &Server) -> String {
 }
 
 /// A copy of a working copy, whose stat data is its own.
-fn copied(from: &Path, lab: &Lab, name: &str) -> PathBuf {
+pub fn copied(from: &Path, lab: &Lab, name: &str) -> PathBuf {
     let to = lab.scratch(name);
     copy_tree(from, &to);
     to
 }
 
-fn write(path: &Path, text: &str) {
+pub fn write(path: &Path, text: &str) {
     let above = path.parent().unwrap_or(path);
     fs::create_dir_all(above).unwrap_or_else(|e| panic!("{e}"));
     fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
 /// A lab whose working copy `target` is a commit behind, and a clone of what is newer.
-fn behind() -> (Lab, Server, PathBuf, PathBuf) {
+pub fn behind() -> (Lab, Server, PathBuf, PathBuf) {
     let lab = lab();
     let server = lab.start();
     let target = lab.scratch("target");
@@ -133,7 +133,7 @@ fn what_is_made_while_objects_come_is_kept() {
 }
 
 /// A commit that no ref leads to, on top of HEAD.
-fn commit_beside(at: &Path) -> String {
+pub fn commit_beside(at: &Path) -> String {
     git::text(at, &["commit-tree", "-p", "HEAD", "-m", "x", "HEAD^{tree}"])
 }
 

@@ -111,7 +111,7 @@ impl Applying<'_> {
             let is_back = [moves.undo(), repositories.undo()] == [true, true];
             // What could not be put back the same command again makes anew, by the note.
             if is_back && before.left.is_none() {
-                Way::forget(&before.copy.git_dir)?;
+                self.forget()?;
             }
             return Err(error);
         }
@@ -142,6 +142,7 @@ impl Applying<'_> {
         let mut items: Vec<Item<'_>> = changed.chain(rewritten).collect();
         items.sort_unstable_by_key(|(path, ..)| *path);
         let filtered = staged::make(stage, &items)?;
+        self.link.progress.made();
         Ok((items.len() as u64, filtered))
     }
 
@@ -154,11 +155,19 @@ impl Applying<'_> {
             to.push(commit);
         }
         let to = to.split_off(to.len().saturating_sub(UPDATE_NOTED_MAX));
+        self.link.stop.changes();
         let way = Way {
             from: before.scratch.head,
             to,
         };
         way.write(&before.copy.git_dir, &self.ours("note"))
+    }
+
+    /// Notes that it is where it was.
+    fn forget(&self) -> Result<(), RestoreError> {
+        Way::forget(&self.before.copy.git_dir)?;
+        self.link.stop.changes_no_more();
+        Ok(())
     }
 
     /// Refuses where refs, or one of the files that are replaced, are not what was looked at: much may have been done

@@ -4,10 +4,14 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use gix::bstr::ByteSlice;
 
 use super::changes::{Change, Changes};
 use super::entries::Entries;
+use super::refusal::{Overwrite, not_taken};
+use crate::limits::IGNORED_ASKED_MS;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::path::as_path;
 use crate::restore::run;
@@ -15,6 +19,8 @@ use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::index::SUBMODULE;
 
+/// What git reads in each directory above a path that it is asked about.
+const IGNORES: &str = ".gitignore";
 /// What every path can begin with.
 const HERE: &[u8] = b"./";
 
@@ -131,6 +137,41 @@ impl Blocked<'_> {
     }
 }
 
+/// Refuses what git would read above one of `paths` if it is no file: a pipe that nobody writes to has no end.
+fn expect_files<'p>(
+    paths: impl Iterator<Item = &'p [u8]>,
+    target: &Path,
+) -> Result<(), RestoreError> {
+    let mut looked_at = None;
+    for path in paths {
+        let above = path
+            .rsplit_once_str("/")
+            .map_or(&b""[..], |(above, _)| above);
+        // They come in the order of a walk: most of them have the directory of the one before.
+        if looked_at.replace(above) == Some(above) {
+            continue;
+        }
+        for directory in as_path(above).ancestors() {
+            let file = target.join(directory).join(IGNORES);
+            let Ok(found) = fs::symlink_metadata(&file) else {
+                continue;
+            };
+            // A link git does not follow.
+            if !found.is_file() && !found.is_symlink() && !found.is_dir() {
+                return Err(not_taken(
+                    target,
+                    (
+                        format!("{} is no file", file.display()),
+                        "remove it",
+                        Overwrite::No,
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Tells of `paths`, each with a zero behind it, which git ignores in the working copy at `target`; `scratch` is the
 /// repository that it is asked with, which has no files.
 pub(super) fn ignored(
@@ -144,6 +185,8 @@ pub(super) fn ignored(
         return Ok(());
     }
     let words = |text| <[u8]>::split(text, |b| *b == 0).filter(|word: &&[u8]| !word.is_empty());
+    expect_files(words(paths), target)?;
+    let until = until.min(Instant::now() + Duration::from_millis(IGNORED_ASKED_MS));
     let listed = || {
         let mut list = io::BufWriter::new(tempfile::tempfile()?);
         for path in words(paths) {
@@ -168,7 +211,6 @@ pub(super) fn ignored(
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-    use std::time::Duration;
 
     use super::*;
 

@@ -181,7 +181,7 @@ impl Planner<'_> {
         if !self.leave.force {
             self.find_changed(&mut eyes, &mut makes_room, losses)?;
         }
-        if !self.leave.force && !self.leave.clean {
+        if !self.leave.clean {
             let gone = gone.unwrap_or_default();
             let to = (&mut makes_room, &mut *losses);
             self.find_blocked(&changes, gone, &mut eyes, to)?;
@@ -357,7 +357,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Adds what nobody tracks and is where something comes, unless git ignores it: that goes.
+    /// Adds what nobody tracks and is where something comes, unless git ignores it: that goes. Where files may go
+    /// whatever they are, that is what a repository by itself has.
     fn find_blocked(
         &self,
         changes: &Changes,
@@ -384,7 +385,10 @@ impl Planner<'_> {
             }
             // Whatever git ignores of it.
             if inside.1 {
-                losses.blocked.push(named(path));
+                self.add_repository(path, losses);
+                return Ok(());
+            }
+            if self.leave.force {
                 return Ok(());
             }
             if let Some(goes) = left_at(eyes, path, None)? {
@@ -399,6 +403,16 @@ impl Planner<'_> {
             }
         })?;
         self.find_ignored(&mut asked, makes_room, losses)
+    }
+
+    /// Adds what is at `path`, in a repository by itself: who is forced to lose files does not lose commits by that.
+    fn add_repository(&self, path: &[u8], losses: &mut Losses) {
+        if !self.leave.force {
+            losses.blocked.push(named(path));
+        }
+        if !self.leave.discard_local {
+            losses.lost.repositories.push(named(path));
+        }
     }
 
     /// Sorts what was `asked` about by whether git ignores it.

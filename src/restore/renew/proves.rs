@@ -48,6 +48,7 @@ pub(super) fn prove(
     }
     let at = (&*before.scratch.tree, &before.quota);
     let looked = proof::prove((link, dates), at, (commit, before.copy.hash()));
+    link.progress.proven();
     // What has come was summed by the git that has fetched it.
     looked.map_err(|error| match error {
         RestoreError::Entry { entry, why } => RestoreError::Damaged {

@@ -15,7 +15,9 @@ use crate::limits::{OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW
 use crate::refs::{self, Head, Loose, RefsError};
 use crate::restore::data::read;
 use crate::restore::error::{RestoreError, failed};
+use crate::restore::link::Link;
 use crate::restore::local::check_files;
+use crate::restore::run::{self, Room};
 
 const PACKS: &str = "objects/pack";
 const SHALLOW: &str = "shallow";
@@ -44,7 +46,8 @@ impl Scratch {
     pub(super) fn new(tree: PathBuf, copy: &Copy) -> Result<Scratch, RestoreError> {
         let git_dir = tree.join(".git");
         let unmade = |e: io::Error| RestoreError::disk("make a repository at", &tree, e);
-        prepare(&copy.git_dir, &git_dir, copy.hash()).map_err(unmade)?;
+        let shallow = shallow(copy)?;
+        prepare((&copy.git_dir, shallow), &git_dir, copy.hash()).map_err(unmade)?;
         if let Some(text) = exclude(copy)? {
             fs::write(git_dir.join(EXCLUDE), text).map_err(unmade)?;
         }
@@ -145,12 +148,58 @@ fn rename(from: &Path, to: &Path) -> Result<(), RestoreError> {
     }
 }
 
-/// Makes the repository at `ours` with the objects of the one at `theirs`.
-fn prepare(theirs: &Path, ours: &Path, hash: Kind) -> io::Result<()> {
-    fs::create_dir_all(ours.join(PACKS))?;
-    fs::create_dir_all(ours.join("refs"))?;
-    fs::create_dir_all(ours.join("info"))?;
-    fs::write(ours.join("HEAD"), "ref: refs/heads/none\n")?;
+/// Fetches a commit, and nothing that it leads to, from the server into a repository that is made for it.
+pub(super) fn fetch_commit(
+    link: Link<'_>,
+    room: Room<'_>,
+    hash: Kind,
+    commit: ObjectId,
+) -> Result<(), RestoreError> {
+    let url = format!("{}{}", link.server.origin(), link.place);
+    let git_dir = room.tree.join(".git");
+    let made = begin(
+        &git_dir,
+        hash,
+        &format!("[remote \"it\"]\n\turl = {}\n", quoted(&url)),
+    );
+    made.map_err(|e| RestoreError::disk("make a repository at", room.tree, e))?;
+    let commit = commit.to_string();
+    let args = [
+        "fetch",
+        "--quiet",
+        "--no-tags",
+        "--no-write-fetch-head",
+        "--depth=1",
+        "--filter=tree:0",
+        "it",
+        &commit,
+    ];
+    run::server(link, room, &args).map(drop)
+}
+
+/// A value of a configuration.
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Where the history of a working copy ends, if it does before its beginning.
+fn shallow(copy: &Copy) -> Result<Option<Vec<u8>>, RestoreError> {
+    match read(&copy.git_dir.join(SHALLOW), SHALLOW_BYTES_MAX) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(not_taken(
+            &copy.directory,
+            format!("its .git/{SHALLOW} cannot be read: {e}"),
+        )),
+    }
+}
+
+/// Makes a repository that has nothing, with `settings`.
+fn begin(git_dir: &Path, hash: Kind, settings: &str) -> io::Result<()> {
+    fs::create_dir_all(git_dir.join(PACKS))?;
+    fs::create_dir_all(git_dir.join("refs"))?;
+    fs::create_dir_all(git_dir.join("info"))?;
+    fs::write(git_dir.join("HEAD"), "ref: refs/heads/none\n")?;
     let format = match hash {
         Kind::Sha1 => "0\n".into(),
         kind => format!("1\n[extensions]\n\tobjectformat = {kind}\n"),
@@ -158,9 +207,14 @@ fn prepare(theirs: &Path, ours: &Path, hash: Kind) -> io::Result<()> {
     // The lists of packs and of commits that git keeps are its own word for what they say.
     let config = format!(
         "[core]\n\tbare = false\n\tcommitGraph = false\n\tmultiPackIndex = false\n\
-         \trepositoryformatversion = {format}"
+         \trepositoryformatversion = {format}{settings}"
     );
-    fs::write(ours.join("config"), config)?;
+    fs::write(git_dir.join("config"), config)
+}
+
+/// Makes the repository at `ours` with the objects of the one at `theirs`, and with what is `shallow` there.
+fn prepare((theirs, shallow): (&Path, Option<Vec<u8>>), ours: &Path, hash: Kind) -> io::Result<()> {
+    begin(ours, hash, "")?;
     let objects = fs::canonicalize(theirs.join("objects"))?;
     for entry in fs::read_dir(&objects)? {
         let entry = entry?;
@@ -184,11 +238,7 @@ fn prepare(theirs: &Path, ours: &Path, hash: Kind) -> io::Result<()> {
             symlink(&path, ours.join(PACKS).join(entry.file_name()))?;
         }
     }
-    match read(&theirs.join(SHALLOW), SHALLOW_BYTES_MAX) {
-        Ok(text) => fs::write(ours.join(SHALLOW), text),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
-    }
+    shallow.map_or(Ok(()), |text| fs::write(ours.join(SHALLOW), text))
 }
 
 /// What git ignores in a working copy and nowhere else; as git does it is read through a link, too.
