@@ -18,11 +18,11 @@ use super::ensure::At;
 use super::error::RestoreError;
 use super::history;
 use super::index::{self, Expected};
+use super::looked::Looked;
 use super::objects::Objects;
 use super::origin;
 use super::packs;
 use super::path::as_path;
-use super::proven::Looked;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
@@ -150,20 +150,11 @@ pub(super) fn make(
             // Why all else is wrong.
             Err(error @ RestoreError::Entry { .. }) => Err(error),
             // Who was stopped because of another has nothing to say.
-            sums => {
-                let files = checked_out?;
-                history?;
-                Ok((sums?, files))
-            }
+            sums => checked_out.and_then(|files| Ok((history.and(sums)?, files))),
         }
     })?;
     let packs = entries.and_then(|entries| packs::Right::of(forms, sums, entries));
-    let looked = packs.map(|packs| Looked {
-        packs,
-        files,
-        history: None,
-        alone: None,
-    });
+    let looked = packs.map(|packs| Looked::new(packs, files));
     let commit_of = |id| {
         let objects = Objects::open(tree, said.hash, stop);
         objects.and_then(|objects| objects.commit_of(id)).ok()

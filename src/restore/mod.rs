@@ -62,6 +62,7 @@ mod large;
 mod link;
 mod local;
 mod login;
+mod looked;
 mod losses;
 mod mark;
 mod moment;

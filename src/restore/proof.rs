@@ -17,8 +17,9 @@ use gix::hash::Kind;
 use super::dates::Dates;
 use super::error::{RestoreError, failed};
 use super::link::Link;
+use super::looked::{Alone, History, Looked};
 use super::packs;
-use super::proven::{Alone, History, Looked, Proven};
+use super::proven::Proven;
 use super::quota::{Allowed, Quota};
 use super::run::{self, Room};
 use super::staging::Staging;
@@ -74,7 +75,7 @@ pub(super) fn conclude(
     }
     // What is not there yet is made, and moved as it is.
     looked.alone = (!staging.merges()).then_some(Alone);
-    Ok(Some(Proven::of(&looked)))
+    Ok(Some(looked.proven()))
 }
 
 /// Proves all packs of the repository at `tree`, and the objects that `commit` makes files of.
@@ -105,12 +106,7 @@ pub(super) fn prove(
         proving.run(tree, commit, From::There)?;
         files = proving.made.and_then(|made| made.proven);
     }
-    Ok(Looked {
-        packs,
-        files,
-        history: None,
-        alone: None,
-    })
+    Ok(Looked::new(packs, files))
 }
 
 /// Has git index each pack anew, which sums all objects, and look whether all that refs lead to is there.

@@ -52,6 +52,7 @@ use super::error::{RestoreError, failed};
 use super::kept;
 use super::link::Link;
 use super::local::Lost;
+use super::looked::Looked;
 use super::losses::Losses;
 use super::names::Names;
 use super::noted::{NOTE_NAME, noted};
@@ -192,14 +193,8 @@ impl Renewal<'_> {
         let (written, filtered) = applying.run(commit, room)?;
         let kept = replacing.run(commit, &mut locks)?;
         self.finish(before, commit, &kept)?;
-        let looked = looked.map(|looked| proves::conclude(looked, before, (&seen, &plan)));
-        let mut looked = looked.transpose()?;
-        if args.clean {
-            let alone = proves::clean(link, self.staging, before, room)?;
-            looked = looked.map(|looked| looked.alone(alone));
-        }
         let done = Done {
-            looked,
+            looked: self.conclude(looked, before, (&seen, &plan), room)?,
             commit,
             bytes,
             written,
@@ -208,6 +203,23 @@ impl Renewal<'_> {
             is_same,
         };
         told::summary(args, link, before, &done)
+    }
+
+    /// What is proven once all is done; of the rest all is removed that is not tracked, if that is wanted.
+    fn conclude(
+        &self,
+        looked: Option<Looked>,
+        before: &Before,
+        done: (&Seen, &Plan),
+        room: Room<'_>,
+    ) -> Result<Option<Looked>, RestoreError> {
+        let looked = looked.map(|looked| proves::conclude(looked, before, done));
+        let looked = looked.transpose()?;
+        if !self.args.clean {
+            return Ok(looked);
+        }
+        let alone = proves::clean(self.link, self.staging, before, room)?;
+        Ok(looked.map(|looked| looked.alone(alone)))
     }
 
     /// What is to be done to come to a commit, and what would be lost by that, with what is `lost` of refs.

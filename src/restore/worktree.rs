@@ -18,6 +18,7 @@ use super::index::Listed;
 use super::large::{self, ToFile};
 use super::objects::Objects;
 use super::progress::Progress;
+use super::quota::{Allowed, Quota};
 use super::spill::Spill;
 use super::stop::Stop;
 use super::tree::plan;
@@ -161,6 +162,12 @@ impl Shared<'_, '_> {
         way: Option<&mut Watch<'_>>,
     ) -> Result<Vec<u8>, RestoreError> {
         let Site { quota, stop, .. } = self.making.site;
+        // What is only proven takes no room.
+        let all = Quota::new(Allowed::Bytes(u64::MAX), Path::new("."))?;
+        let quota = match self.making.task {
+            Task::Prove => &all,
+            Task::Make | Task::MakeProven => quota,
+        };
         let index = std::thread::scope(|scope| {
             for _ in 0..self.making.workers {
                 scope.spawn(|| {

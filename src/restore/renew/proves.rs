@@ -12,9 +12,9 @@ use super::refusal::not_taken;
 use crate::restore::dates::Dates;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::link::Link;
+use crate::restore::looked::{Alone, Looked};
 use crate::restore::names::Names;
 use crate::restore::proof;
-use crate::restore::proven::{Alone, Looked};
 use crate::restore::run::{self, Room};
 use crate::restore::staging::Staging;
 

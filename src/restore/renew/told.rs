@@ -6,7 +6,7 @@ use super::plan::Before;
 use crate::config::{RestoreArgs, WorktreeWay};
 use crate::restore::error::RestoreError;
 use crate::restore::link::Link;
-use crate::restore::proven::{Looked, Proven};
+use crate::restore::looked::Looked;
 use crate::restore::summary::{CheckedOut, FILES, SOURCE_UPDATE, Summary, Worktree, counted};
 use crate::restore::update;
 
@@ -69,7 +69,7 @@ pub(super) fn summary(
         is_same: done.is_same && branch == before.branch,
         branch,
     };
-    summary.verified = done.looked.as_ref().map(Proven::of_copy);
+    summary.verified = done.looked.as_ref().map(Looked::proven_of_copy);
     if done.commit.is_none() {
         summary.note = Some(update::why_empty(link.stop, &before.scratch.tree)?);
     }
