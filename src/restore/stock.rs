@@ -88,6 +88,14 @@ impl<'f> Stock<'f> {
         }
     }
 
+    /// Fetches pieces that nobody plays, one after the other.
+    pub(super) fn fetch_all(&self, of: (&Source<'_>, &Manifest), pieces: &[Piece]) {
+        let (mut conn, mut buffer) = (None, Vec::new());
+        for piece in pieces {
+            self.fetch(of, piece, &mut conn, &mut buffer);
+        }
+    }
+
     /// Fetches a piece that nobody plays; once that fails, no more of that is fetched.
     pub(super) fn fetch<'a>(
         &self,

@@ -12,6 +12,7 @@ use super::extract::extract;
 use super::feed::{Feed, Unpacks};
 use super::link::Link;
 use super::parts::Fetching;
+use super::pieces::Piece;
 use super::reel::Reel;
 use super::source::Source;
 use super::stock::Stock;
@@ -32,21 +33,10 @@ pub(super) fn unpack_frames(
     making: &mut Making<'_>,
 ) -> Result<Option<Unpacked>, RestoreError> {
     let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
-    let find = |seed| Stock::find(seed, manifest, &reel, source.link.stop);
-    let mut stock = packs.seed().map(find).unwrap_or_default();
-    let (bytes, had) = (reel.bytes(), stock.bytes_of(&reel));
-    packs.wait(CHOICE_BYTES);
-    let rate_bytes_s = source.link.progress.rate_bytes_s();
-    let sizes = Sizes {
-        packs: packs.packs_bytes(),
-        frames: bytes - had,
-        had,
-    };
-    if choice::takes_packs(sizes, bytes, rate_bytes_s) {
+    let Some(chosen) = Chosen::of(source, manifest, packs, &reel) else {
         return Ok(None);
-    }
-    let keep = |seed| stock.keep(seed, manifest, &reel);
-    let not_played = packs.seed().map(keep).unwrap_or_default();
+    };
+    let (bytes, had) = (reel.bytes(), chosen.had);
     let outer = source;
     let stop = Stop::default();
     let source = Source {
@@ -70,24 +60,23 @@ pub(super) fn unpack_frames(
     let watched = Watched {
         download: &download,
         frames_bytes: bytes,
-        rate_bytes_s,
+        rate_bytes_s: chosen.rate_bytes_s,
         may_turn,
         outer: making.site.stop,
     };
     let (result, has_turned) = std::thread::scope(|scope| {
         let (over, is_over) = channel::<()>();
         let watching = scope.spawn(move || watched.watch(&is_over));
-        let feed = Feed::Frames(&stock);
+        let feed = Feed::Frames(&chosen.stock);
         let result = extract(&download, feed, site, making.dates, unpacks, |_| Ok(()));
         drop(over);
         (result, watching.join().unwrap_or(false))
     });
     match result {
         Ok(archive) => {
-            let (mut conn, mut buffer) = (None, Vec::new());
-            for piece in &not_played {
-                stock.fetch((&outer, manifest), piece, &mut conn, &mut buffer);
-            }
+            chosen
+                .stock
+                .fetch_all((&outer, manifest), &chosen.not_played);
             Ok(Some(archive.unpacked))
         }
         // Whatever else has failed meanwhile, nothing of the frames is used.
@@ -99,6 +88,47 @@ pub(super) fn unpack_frames(
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Frames that are sooner.
+struct Chosen<'f> {
+    stock: Stock<'f>,
+    /// What is to be fetched of those that are kept besides.
+    not_played: Vec<Piece>,
+    /// How much of them is at hand.
+    had: u64,
+    rate_bytes_s: f64,
+}
+
+impl<'f> Chosen<'f> {
+    /// `None` if packs are, of which so many have come by then that the link is known.
+    fn of(
+        source: Source<'_>,
+        manifest: &Manifest,
+        packs: &Fetching<'f, '_>,
+        reel: &Reel,
+    ) -> Option<Chosen<'f>> {
+        let find = |seed| Stock::find(seed, manifest, reel, source.link.stop);
+        let mut stock = packs.seed().map(find).unwrap_or_default();
+        let had = stock.bytes_of(reel);
+        packs.wait(CHOICE_BYTES);
+        let rate_bytes_s = source.link.progress.rate_bytes_s();
+        let sizes = Sizes {
+            packs: packs.packs_bytes(),
+            frames: reel.bytes() - had,
+            had,
+        };
+        if choice::takes_packs(sizes, reel.bytes(), rate_bytes_s) {
+            return None;
+        }
+        let keep = |seed| stock.keep(seed, manifest, reel);
+        Some(Chosen {
+            not_played: packs.seed().map(keep).unwrap_or_default(),
+            stock,
+            had,
+            rate_bytes_s,
+        })
     }
 }
 
