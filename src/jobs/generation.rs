@@ -10,7 +10,8 @@
 //!   has something to tell itself.
 //! - It is raised by a swap alone, also where there is no head yet: two that count by themselves would mean two things by one
 //!   number.
-//! - Who finds an earlier one, in a store that was restored, raises it to its own.
+//! - Who finds an earlier one, in a store that was restored, raises it to its own. What was the last one is remembered beside
+//!   the mirror, too (`memories`): a mirror that is made anew is of none, and may have what had expired by then.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
-use super::shared::{Behind, Seen, ShareError, Shared};
+use super::shared::{Behind, Seen, ShareError, Shared, place_of};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{LISTED_TWICE_MS, OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
@@ -28,6 +29,7 @@ use crate::mirror::{Generation as Noted, MirrorError};
 use crate::repos::repo::Repo;
 use crate::store::remote::change::Generation;
 use crate::store::remote::key::{Place, RandomId};
+use crate::store::remote::memory::Memory;
 use crate::store::remote::publish::{Base, Draw, SystemRandom};
 use crate::store::remote::twice::names_of;
 use crate::telemetry::metrics::Cause;
@@ -72,6 +74,9 @@ impl Jobs {
             let (read, read_unix_ms) = (Instant::now(), unix_ms());
             drop(turn);
             if !repo.mirror.is_dir() {
+                if shared.memories.due(place).await?.is_some() {
+                    return Err(ShareError::Owed);
+                }
                 self.drop_earlier(shared, repo, &base).await;
                 return Ok(Agreed {
                     read,
@@ -82,7 +87,9 @@ impl Jobs {
                 });
             }
             let mut own = self.noted_told(shared, repo, &base).await?;
-            let is_behind = base.head.is_later(own);
+            let seen = shared.memories.of_place(place).await?;
+            let seen = seen.map_or(Generation::default(), |memory| memory.at());
+            let is_behind = base.head.is_later(own) || own.is_before(seen);
             self.note_behind(shared, repo, is_behind);
             if is_behind {
                 let asker = Asker::of(Cause::Timer);
@@ -94,7 +101,7 @@ impl Jobs {
                     tokio::time::sleep(left).await;
                     continue;
                 }
-                own = self.catch_up(shared, repo, (&base, own)).await?;
+                own = self.catch_up(shared, repo, (&base, own, seen)).await?;
             }
             let next = self.to_tell(shared, repo, (&base, own)).await?;
             let owed = shared.with_seen(&repo.name, |seen| match next {
@@ -129,25 +136,29 @@ impl Jobs {
         Ok(is_believed.map_err(Duration::from_millis))
     }
 
-    /// Removes all that no ref leads to; the mirror is of the head's generation then, which it gives.
+    /// Removes all that no ref leads to; the mirror is of the head's generation then, or of the one that was seen where that
+    /// is later, which it gives.
     async fn catch_up(
         self: &Rc<Self>,
         shared: &Shared,
         repo: &Arc<Repo>,
-        (base, own): (&Base, Generation),
+        (base, own, seen): (&Base, Generation, Generation),
     ) -> Result<Generation, ShareError> {
         self.leave_expired(repo).await?;
         self.note_behind(shared, repo, false);
-        // What the store had forgotten is told again.
-        let is_forgotten = !base.head.follows(own);
-        let now = base.head.at();
-        let noted = note(shared, repo, |noted| {
-            (noted.number, noted.raise) = (now.number, now.raise.0);
-            if is_forgotten {
-                noted.due.get_or_insert_with(|| SystemRandom.draw().0);
-            }
-        });
-        Ok(generation_of(noted.await?))
+        let is_later = base.head.is_later(seen);
+        let now = if is_later { base.head.at() } else { seen };
+        if !base.head.follows(own) || is_later && !base.head.follows(seen) {
+            // What the store had forgotten is told again, by who tells.
+            let is_readonly = shared.is_readonly;
+            let forgotten = |memory: &mut Memory| match is_readonly {
+                true => memory.set_at(now),
+                false => drop(memory.due.get_or_insert_with(|| SystemRandom.draw())),
+            };
+            shared.memories.change(&place_of(repo), forgotten).await?;
+        }
+        write(repo, now).await?;
+        Ok(now)
     }
 
     /// The generation that a mirror notes, once it has heard of what it has told itself: its server may have ended before, or the answer
@@ -158,26 +169,17 @@ impl Jobs {
         repo: &Repo,
         base: &Base,
     ) -> Result<Generation, ShareError> {
-        let noted = read(repo).await?;
-        let noted = match noted.due {
-            Some(raise) if base.head.has_raised(RandomId(raise)) => {
-                let head = base.head.at();
-                if !shared.is_readonly {
-                    self.tell_idle(shared, repo, RandomId(raise)).await?;
-                }
-                note(shared, repo, |noted| {
-                    if noted.due == Some(raise) {
-                        noted.due = None;
-                    }
-                    if head.raise.0 == raise {
-                        (noted.number, noted.raise) = (head.number, raise);
-                    }
-                })
-                .await?
-            }
-            _ => noted,
+        let place = place_of(repo);
+        let due = shared.memories.due(&place).await?;
+        let Some(raise) = due.filter(|raise| base.head.has_raised(*raise)) else {
+            return Ok(read(repo).await?);
         };
-        Ok(generation_of(noted))
+        if base.head.raise == raise {
+            write(repo, base.head.at()).await?;
+        }
+        self.end_duty(shared, &place, (raise, base.head.at()))
+            .await?;
+        Ok(read(repo).await?)
     }
 
     /// Where the upstream does not say for long what refs lead to now, what others have shared since takes the place of mirror
@@ -188,9 +190,13 @@ impl Jobs {
         let current = base.head.current(&shared.about(&Want::default()));
         let is_there = current.is_some_and(|current| base.head.is_valid(current));
         // What it has to tell nobody would hear of.
-        let owes_nothing = async || read(repo).await.is_ok_and(|noted| noted.due.is_none());
+        let owes_nothing = async || {
+            let due = shared.memories.due(&place_of(repo)).await;
+            due.is_ok_and(|due| due.is_none())
+        };
         let is_long = since.is_some_and(|since| since.elapsed() >= self.kept());
-        if !is_there || !is_long || !repo.notes.is_clonable() || !owes_nothing().await {
+        let may_go = is_there && !base.is_below() && is_long && repo.notes.is_clonable();
+        if !may_go || !owes_nothing().await {
             return;
         }
         if self
@@ -236,7 +242,7 @@ impl Jobs {
         let is_of_now = base
             .head
             .is_of_now(&shared.about(&archive.want), archive.id.as_str());
-        if base.head.generation == 0 || is_of_now {
+        if base.head.generation == 0 || is_of_now || base.is_below() {
             return;
         }
         let is_still = async || !repo.mirror.is_dir();
@@ -254,30 +260,24 @@ impl Jobs {
     }
 }
 
-fn generation_of(noted: Noted) -> Generation {
-    Generation {
+/// The generation that a mirror notes.
+pub(super) async fn read(repo: &Repo) -> Result<Generation, MirrorError> {
+    let mirror = repo.mirror.clone();
+    let noted = on_disk(repo, move || Noted::read(&mirror)).await?;
+    Ok(Generation {
         number: noted.number,
         raise: RandomId(noted.raise),
-    }
+    })
 }
 
-/// What a mirror notes.
-pub(super) async fn read(repo: &Repo) -> Result<Noted, MirrorError> {
+/// Has a mirror note another one.
+pub(super) async fn write(repo: &Repo, now: Generation) -> Result<(), MirrorError> {
+    let noted = Noted {
+        number: now.number,
+        raise: now.raise.0,
+    };
     let mirror = repo.mirror.clone();
-    on_disk(repo, move || Noted::read(&mirror)).await
-}
-
-/// Changes what a mirror notes, one at a time; gives what it notes then.
-pub(super) async fn note(
-    shared: &Shared,
-    repo: &Repo,
-    change: impl FnOnce(&mut Noted),
-) -> Result<Noted, MirrorError> {
-    let _alone = shared.noting.lock().await;
-    let mut noted = read(repo).await?;
-    change(&mut noted);
-    let mirror = repo.mirror.clone();
-    on_disk(repo, move || noted.write(&mirror).map(|()| noted)).await
+    on_disk(repo, move || noted.write(&mirror)).await
 }
 
 async fn on_disk<T: Send + 'static>(

@@ -285,7 +285,12 @@ async fn known(
     (name, place): (&Arc<str>, &Place),
     want: &Want,
 ) -> Result<Option<Known>, ShareError> {
-    let head = shared.base(name, place).await?.head;
+    let base = shared.base(name, place).await?;
+    // What is there may have what has expired since, or here.
+    if base.is_below() || shared.memories.due(place).await?.is_some() {
+        return Ok(None);
+    }
+    let head = base.head;
     let current = head.current(&shared.about(want));
     let Some(snapshot) = current.filter(|it| head.is_valid(it)).cloned() else {
         return Ok(None);

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
 use super::guarded::Guarded;
+use super::memories::{Memories, say_restored};
 use super::named::Straight;
 use crate::archive::growth::Abandoned;
 use crate::archive::open_files::OpenError;
@@ -56,8 +57,8 @@ pub(super) struct Shared {
     pub(super) sums: Arc<KnownSums>,
     /// It is said that the store refuses what this server has to do there.
     pub(super) is_refused: Cell<bool>,
-    /// Held by what changes the note of a mirror's generation.
-    pub(super) noting: Mutex<()>,
+    /// What is remembered of repositories, whether they have mirrors or not.
+    pub(super) memories: Memories,
     /// Held by what looks at heads, and at what is to be removed.
     pub(super) looks: Semaphore,
     /// Where clients get parts by themselves, if they are sent there.
@@ -69,9 +70,7 @@ pub(super) struct Shared {
 /// What was seen of a head.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// The highest sequence: a store in which it is lower was emptied, or restored.
-    sequence: u64,
-    /// It is said that it was.
+    /// It is said that the store was emptied, or restored.
     is_said: bool,
     /// As it was read last, of a repository in use.
     pub(super) last: Option<Rc<Base>>,
@@ -153,6 +152,8 @@ pub(super) enum ShareError {
     Upstream(String),
     #[error("others write all the time")]
     Busy,
+    #[error("others are to be told first what has expired here")]
+    Owed,
     #[error(transparent)]
     Mirror(#[from] MirrorError),
     #[error("a thread has ended: {0}")]
@@ -189,10 +190,11 @@ impl Shared {
         meter: &Meter,
     ) -> Option<Shared> {
         let (objects, signs) = store?;
+        let is_readonly = config.store.as_ref()?.is_readonly;
         Some(Shared {
             objects: Guarded::new(objects, meter.clone()),
             straight: signs.map(Straight::new),
-            is_readonly: config.store.as_ref()?.is_readonly,
+            is_readonly,
             kind: kind(config.level, &config.follow),
             offers: RefCell::default(),
             put_off: RefCell::default(),
@@ -200,7 +202,7 @@ impl Shared {
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             sums: Arc::default(),
             is_refused: Cell::default(),
-            noting: Mutex::default(),
+            memories: Memories::of(&config.state, is_readonly),
             looks: Semaphore::new(STORE_LOOKS_AT_ONCE),
             seen: RefCell::default(),
         })
@@ -222,30 +224,24 @@ impl Shared {
             .get(name)
             .and_then(|seen| seen.last.clone());
         let before = before.as_deref();
-        let base = Base::read_unless(&self.objects, place, before).await?;
+        let read = Base::read_unless(&self.objects, place, before).await?;
+        let memories = &self.memories;
+        let base = memories.above(&self.objects, (place, read.clone()));
+        let base = base.await?;
         let mut all = self.seen.borrow_mut();
-        if !base.is_there() && !all.contains_key(name) {
+        if !base.is_there() && !base.is_below() && !all.contains_key(name) {
             // Anybody can ask for what there is not.
             return Ok(base);
         }
         let seen = all.entry(name.clone()).or_default();
-        let is_below = base.head.sequence < seen.sequence;
-        if is_below && !seen.is_said {
-            let (found, seen) = (base.head.sequence, seen.sequence);
-            let repository = &**name;
-            tracing::warn!(
-                repository,
-                found,
-                seen,
-                "the store was emptied or restored: what was shared is looked for again"
-            );
+        if base.is_below() && !seen.is_said {
+            say_restored(place, &read, base.head.sequence);
         }
-        seen.is_said = is_below;
-        seen.sequence = seen.sequence.max(base.head.sequence);
-        if before.is_none_or(|before| !before.is_as(&base)) {
-            seen.last = Some(Rc::new(base.clone()));
+        seen.is_said = base.is_below();
+        if before.is_none_or(|before| !before.is_as(&read)) {
+            seen.last = Some(Rc::new(read));
         }
-        Ok(base.above(seen.sequence))
+        Ok(base)
     }
 
     /// What is known of a head.

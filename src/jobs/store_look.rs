@@ -43,6 +43,7 @@ impl Jobs {
     pub(super) async fn keep_shared(self: Rc<Self>) {
         let Some(shared) = &self.shared else { return };
         spawn_local(self.clone().hear_raised());
+        spawn_local(self.clone().keep_memories());
         let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
         loop {
             tokio::time::sleep(Duration::from_millis(tick_ms)).await;
@@ -59,6 +60,30 @@ impl Jobs {
                 if is_here && self.is_shared(&repo) && self.take_look(shared, &repo) {
                     spawn_local(self.clone().look_in_turn(repo));
                 }
+            }
+        }
+    }
+
+    /// Writes what was seen of heads, and sees to what an earlier process has had expire, or a mirror that is there no more.
+    async fn keep_memories(self: Rc<Self>) {
+        let Some(shared) = &self.shared else { return };
+        if let Err(why) = shared.memories.find_owed().await {
+            let why = causes(&why);
+            tracing::error!("what others are to be told of what has expired here: {why}");
+        }
+        let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
+        let mut told = None::<Instant>;
+        loop {
+            tokio::time::sleep(Duration::from_millis(tick_ms)).await;
+            if shared.objects.rests() {
+                continue;
+            }
+            let registry = &self.catalog.registry;
+            let is_there = |name: &str| registry.named(name).is_some();
+            shared.memories.keep(&shared.objects, is_there).await;
+            if told.is_none_or(|told| told.elapsed() >= self.again()) {
+                told = Some(Instant::now());
+                self.tell_without_mirrors().await;
             }
         }
     }

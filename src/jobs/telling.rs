@@ -1,7 +1,8 @@
 //! Others are told what has expired here.
 //!
-//! That something is going to is noted in the mirror before anything goes, with the raise that will tell it: a server that
+//! That something is going to is noted before anything goes, with the raise that will tell it: a server that
 //! is killed in between tells it when it is there again, and one that has not heard that it has knows its own raise. It is
+//! noted beside the mirror (`memories`): one that leaves the disk before, for whatever reason, takes no duty along. It is
 //! told by the swap that shares what was built since: so no head names nothing of what somebody may still want, who has no
 //! mirror to make it of.
 //!
@@ -13,18 +14,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::generation::{Agreed, note, read};
+use super::generation::{Agreed, write};
 use super::left::locks;
-use super::shared::{ShareError, Shared, place_of};
+use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
+use crate::manifest::path::is_plain_path;
 use crate::manifest::want::Want;
 use crate::mirror::{Expired, Git, MirrorError};
 use crate::repos::repo::{Found, Repo};
 use crate::store::remote::change::{Change, Generation};
-use crate::store::remote::key::{Place, RandomId, hex};
+use crate::store::remote::key::{Identity, Place, RandomId, hex};
 use crate::store::remote::listing::Listing;
+use crate::store::remote::memory::Memory;
 use crate::store::remote::publish::{Base, Contents, Draw, Published, SystemRandom, Uploads};
 use crate::store::remote::raised;
 use crate::telemetry::metrics::Cause;
@@ -48,12 +51,14 @@ impl Jobs {
         // Who tells others meanwhile would tell them before it is so, and take this for told.
         let telling = shared.with_seen(&repo.name, |seen| seen.telling.clone());
         let _alone = telling.lock().await;
-        let (mut was_due, raise) = (None, SystemRandom.draw().0);
-        note(shared, repo, |noted| was_due = noted.due.replace(raise)).await?;
+        let (place, raise) = (place_of(repo), SystemRandom.draw());
+        let owes = |memory: &mut Memory| memory.due = Some(raise);
+        let was_due = shared.memories.change(&place, owes).await?.due;
         let expired = git.expire(&repo.mirror, locks(repo), expiry, now).await;
         match &expired {
             Ok(Expired::Nothing | Expired::Busy | Expired::AnnexBroken) => {
-                note(shared, repo, |noted| noted.due = was_due).await?;
+                let owed = |memory: &mut Memory| memory.due = was_due;
+                shared.memories.change(&place, owed).await?;
             }
             // Something is gone, or may be.
             _ => self.look_shared_soon(&repo.name),
@@ -75,9 +80,10 @@ impl Jobs {
         let Ok(_alone) = telling.try_lock() else {
             return Ok(None);
         };
-        let next = read(repo).await?.due.map(|raise| Generation {
+        let due = shared.memories.due(&place_of(repo)).await?;
+        let next = due.map(|raise| Generation {
             number: own.number + 1,
-            raise: RandomId(raise),
+            raise,
         });
         if next.is_some() {
             // Who ended in the middle has not said so.
@@ -134,23 +140,40 @@ impl Jobs {
         repo: &Repo,
         generation: Generation,
     ) -> Result<(), ShareError> {
-        self.tell_idle(shared, repo, generation.raise).await?;
+        write(repo, generation).await?;
+        let told = (generation.raise, generation);
+        self.end_duty(shared, &place_of(repo), told).await?;
         shared.with_seen(&repo.name, |seen| seen.owed = None);
-        note(shared, repo, |noted| {
-            if noted.due == Some(generation.raise.0) {
-                noted.due = None;
-            }
-            (noted.number, noted.raise) = (generation.number, generation.raise.0);
-        })
-        .await?;
         let (repository, generation) = (&*repo.name, generation.number);
         tracing::info!(repository, generation, "what has expired is shared no more");
         Ok(())
     }
 
+    /// A head says by this raise what others were to be told, or has by the one that it is of now.
+    pub(super) async fn end_duty(
+        &self,
+        shared: &Shared,
+        place: &Place,
+        (raise, now): (RandomId, Generation),
+    ) -> Result<(), ShareError> {
+        if !shared.is_readonly {
+            self.tell_idle(shared, place, raise).await?;
+        }
+        let told = |memory: &mut Memory| {
+            memory.set_at(now);
+            memory.due.take_if(|due| *due == raise);
+        };
+        shared.memories.change(place, told).await?;
+        Ok(())
+    }
+
     /// Has others told of what an earlier process has had expire.
     pub(super) async fn tell_what_is_owed(&self, repo: &Repo) {
-        if self.tells(repo) && read(repo).await.is_ok_and(|noted| noted.due.is_some()) {
+        let Some(shared) = self.shared.as_ref().filter(|_| self.tells(repo)) else {
+            return;
+        };
+        let due = shared.memories.due(&place_of(repo)).await;
+        if due.is_ok_and(|due| due.is_some()) {
             self.look_shared_soon(&repo.name);
         }
     }
@@ -162,32 +185,89 @@ impl Jobs {
         (repo, place): (&Repo, &Place),
         agreed: &Agreed,
     ) -> Result<(), ShareError> {
-        let change = Change {
-            generation: agreed.generation,
-            ..Change::default()
-        };
-        let (listing, contents) = (Listing::default(), Contents::new());
-        let stamp = (&mut SystemRandom, unix_ms());
-        let mut uploads = Uploads::default();
-        let (there, what) = ((&agreed.base, &listing), (&change, &contents));
-        let told = uploads.publish(&shared.objects, place, there, what, stamp);
-        if let Published::Done(_) = told.await? {
-            self.note_told(shared, repo, agreed.generation).await?;
+        match raise(shared, place, (&agreed.base, agreed.generation)).await? {
+            true => self.note_told(shared, repo, agreed.generation).await,
+            false => Ok(()),
         }
+    }
+
+    /// Those who are to be told for long of what has expired in mirrors that are there no more are told alone: what is in the
+    /// store may have it, and nobody here knows.
+    pub(super) async fn tell_without_mirrors(&self) {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_readonly) else {
+            return;
+        };
+        for place in shared.memories.owed_for(self.kept()) {
+            let Identity { host, path, .. } = &place.identity;
+            let repository = format!("{host}/{path}");
+            let is_plain = is_plain_path(host) && is_plain_path(path);
+            if !is_plain || self.permissions.of_repository(&repository).is_some() {
+                continue;
+            }
+            let mirror = self.catalog.state.mirror_path(host, path);
+            if mirror.is_dir() {
+                continue;
+            }
+            if let Err(why) = self.tell_without_mirror(shared, &place).await {
+                let why = causes(&why);
+                tracing::debug!(repository, "what has expired is not told yet: {why}");
+            }
+        }
+    }
+
+    async fn tell_without_mirror(&self, shared: &Shared, place: &Place) -> Result<(), ShareError> {
+        let base = Base::read(&shared.objects, place).await?;
+        let base = shared
+            .memories
+            .above(&shared.objects, (place, base))
+            .await?;
+        let Some(memory) = shared.memories.of_place(place).await? else {
+            return Ok(());
+        };
+        let Some(due) = memory.due else { return Ok(()) };
+        let told = Generation {
+            number: base.head.generation.max(memory.number) + 1,
+            raise: due,
+        };
+        let now = match base.head.has_raised(due) {
+            true => base.head.at(),
+            false if raise(shared, place, (&base, told)).await? => told,
+            false => return Ok(()),
+        };
+        self.end_duty(shared, place, (due, now)).await?;
+        let (repository, generation) = (&place.identity.path, now.number);
+        tracing::info!(repository, generation, "what has expired is shared no more");
         Ok(())
     }
 
     /// Tells those who do not look at the head, for nobody uses the repository there.
-    pub(super) async fn tell_idle(
+    async fn tell_idle(
         &self,
         shared: &Shared,
-        repo: &Repo,
+        place: &Place,
         raise: RandomId,
     ) -> Result<(), ShareError> {
-        let place = place_of(repo);
-        match raised::tell(&shared.objects, (&place, raise), &mut SystemRandom).await? {
+        match raised::tell(&shared.objects, (place, raise), &mut SystemRandom).await? {
             true => Ok(()),
             false => Err(ShareError::Busy),
         }
     }
+}
+
+/// Swaps a head for one of a later generation that names nothing; whether nobody else was faster.
+async fn raise(
+    shared: &Shared,
+    place: &Place,
+    (base, generation): (&Base, Generation),
+) -> Result<bool, ShareError> {
+    let change = Change {
+        generation,
+        ..Change::default()
+    };
+    let (listing, contents) = (Listing::default(), Contents::new());
+    let stamp = (&mut SystemRandom, unix_ms());
+    let mut uploads = Uploads::default();
+    let (there, what) = ((base, &listing), (&change, &contents));
+    let told = uploads.publish(&shared.objects, place, there, what, stamp);
+    Ok(matches!(told.await?, Published::Done(_)))
 }

@@ -110,6 +110,10 @@ pub const RAISES_TOLD_MAX: usize = 1000;
 pub const STORE_LOOK_ALL_MS: u64 = HOUR_MS / 2;
 /// Whether all is there that a head names is looked at when somebody has written it, and once more after so long.
 pub const STORE_LIST_MS: u64 = HOUR_MS;
+/// What a server remembers of a repository in the store: a file of so many bytes at most,
+pub const MEMORY_BYTES_MAX: u64 = 64 << 10;
+/// and of so many repositories, besides those of which others are to be told something.
+pub const MEMORIES_KEPT: usize = 20_000;
 /// Time between the two listings of an upstream without which nothing is removed that has expired elsewhere.
 pub const LISTED_TWICE_MS: u64 = 10 * SECOND_MS;
 /// So many heads are looked at at once.

@@ -12,8 +12,6 @@ use crate::limits::NOTED_GENERATION_BYTES_MAX;
 
 /// The file's name.
 const NAME: &str = "tarpon-generation";
-/// Ends the line where others are to be told.
-const IS_DUE: &str = "due";
 
 /// See the module's text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,9 +20,6 @@ pub(crate) struct Generation {
     pub number: u64,
     /// Which raise that was; 0 before the first.
     pub raise: u128,
-    /// Something expires here, or has, and others are to be told: which raise tells them. It is drawn before anything goes,
-    /// so that who ended before he heard that it is done knows it again.
-    pub due: Option<u128>,
 }
 
 fn path(mirror: &Path) -> PathBuf {
@@ -55,12 +50,8 @@ impl Generation {
         let mut words = text.strip_suffix('\n')?.split(' ');
         let number = words.next()?.parse().ok()?;
         let raise = u128::from_str_radix(words.next()?, 16).ok()?;
-        let due = match words.next() {
-            None => None,
-            Some(IS_DUE) => Some(u128::from_str_radix(words.next()?, 16).ok()?),
-            Some(_) => return None,
-        };
-        Some(Generation { number, raise, due })
+        let is_whole = words.next().is_none();
+        is_whole.then_some(Generation { number, raise })
     }
 
     /// Notes it, so that it lasts.
@@ -73,9 +64,7 @@ impl Generation {
             let mut file = tempfile::Builder::new()
                 .prefix("tmp_generation_")
                 .tempfile_in(mirror)?;
-            let due = self.due.map(|raise| format!(" {IS_DUE} {raise:032x}"));
-            let due = due.unwrap_or_default();
-            writeln!(file, "{} {:032x}{due}", self.number, self.raise)?;
+            writeln!(file, "{} {:032x}", self.number, self.raise)?;
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
             File::open(mirror)?.sync_all()
@@ -93,26 +82,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let read = || Generation::read(dir.path()).unwrap();
         assert_eq!(read(), Generation::default());
-        for (number, raise, due) in [
-            (7, 1, Some(2)),
-            (8, 2, None),
-            (0, 0, Some(1)),
-            (u64::MAX, u128::MAX, Some(u128::MAX)),
-        ] {
-            let generation = Generation { number, raise, due };
+        for (number, raise) in [(7, 1), (8, 2), (0, 0), (u64::MAX, u128::MAX)] {
+            let generation = Generation { number, raise };
             generation.write(dir.path()).unwrap();
             assert_eq!(read(), generation);
         }
-        for torn in [
-            "",
-            "7",
-            "7 1",
-            "7\n",
-            "x 1\n",
-            "7 x due 1\n",
-            "7 1 due\n",
-            "7 1 x 2\n",
-        ] {
+        for torn in ["", "7", "7 1", "7\n", "x 1\n", "7 1 2\n"] {
             std::fs::write(path(dir.path()), torn).unwrap();
             assert_eq!(read(), Generation::default(), "{torn:?}");
         }

@@ -7,6 +7,7 @@
 //! snapshots/.building-{n}       an entry that is not published yet
 //! snapshots/.removing-{id}-{n}  an entry on its way out
 //! tmp/                          clones that are not finished, mirrors on their way out
+//! shared/                       what is remembered of each repository in an object store ([`super::remote::memory`])
 //! early                         which answers began before their archives within the last hour
 //! running                       there while a server runs, and after one that was cut off
 //! ```

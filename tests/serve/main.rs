@@ -40,6 +40,7 @@ mod room;
 mod shared_store;
 mod sharing;
 mod store_admin;
+mod store_memory;
 mod store_policies;
 mod store_redirect;
 mod storms;

@@ -23,6 +23,7 @@ use tarpon::store::remote::head::{Condemned, Head};
 use tarpon::store::remote::key::{Identity, PartKey, Place, RandomId, manifest_name, refs_name};
 use tarpon::store::remote::lease::{Lease, Watch};
 use tarpon::store::remote::listing::Listing;
+use tarpon::store::remote::memory::Memory;
 use tarpon::store::remote::objects::{Condition, Objects};
 use tarpon::store::remote::publish::{Base, Contents, Draw, Published, RemoteError, Uploads};
 use tarpon::store::remote::swap::Swapped;
@@ -56,9 +57,21 @@ pub enum Variant {
     TellsAlone,
     BelievesOneListing,
     ImportsLate,
+    ForgetsDuties,
+    ForgetsHeads,
 }
 
-/// What a server has on its disk.
+/// What a server remembers beside its mirror, and what the checks know of that.
+#[derive(Clone)]
+struct Remembered {
+    memory: Memory,
+    /// What has expired here, of which the others are to be told.
+    due: BTreeSet<u64>,
+    /// The latest state of the upstream that a head has shown which was seen here.
+    shown: u64,
+}
+
+/// What a server has in its mirror.
 #[derive(Default)]
 struct Disk {
     /// The state of the upstream that it serves.
@@ -71,9 +84,16 @@ struct Disk {
     is_compared: bool,
     /// Whether the upstream has listed nothing the last time.
     has_listed_nothing: bool,
-    /// What has expired here, of which the others are to be told, and by which raise.
-    due: BTreeSet<u64>,
-    raise_due: Option<RandomId>,
+}
+
+impl Remembered {
+    fn of(place: &Place) -> Remembered {
+        Remembered {
+            memory: Memory::of(place.identity.clone()),
+            due: BTreeSet::new(),
+            shown: 0,
+        }
+    }
 }
 
 /// A state in which the upstream has something that it has in no other.
@@ -128,10 +148,9 @@ struct Server {
     /// How far its date is off.
     skew_ms: i64,
     disk: Rc<RefCell<Disk>>,
+    remembered: Rc<RefCell<Remembered>>,
     numbers: Numbers,
     uploads: Uploads,
-    /// The highest sequence that it has seen.
-    seen: u64,
     watch: Watch,
     twice: Twice,
     is_over: Rc<Cell<bool>>,
@@ -200,18 +219,28 @@ impl Server {
         let stays = disk.holds.split_off(&shows);
         let gone = std::mem::replace(&mut disk.holds, stays);
         self.cloud.borrow_mut().expired.extend(&gone);
+        let remembered = &mut *self.remembered.borrow_mut();
         if !gone.is_empty() {
-            disk.raise_due = Some(raise);
+            remembered.memory.due = Some(raise);
         }
-        disk.due.extend(gone);
+        remembered.due.extend(gone);
     }
 
     /// One whose disk is empty begins with what is shared.
-    async fn import(&self, place: &Place) -> Result<(), RemoteError> {
+    async fn import(&mut self, place: &Place) -> Result<(), RemoteError> {
         if self.disk.borrow().builds > 0 {
             return Ok(());
         }
-        let head = Base::read(&self.objects, place).await?.head;
+        let base = self.read(place).await?;
+        if base.is_below() || self.remembered.borrow().memory.due.is_some() {
+            return Ok(());
+        }
+        let head = base.head;
+        let shown = self.cloud.borrow().shown(&head);
+        if shown.is_some_and(|shown| shown < self.remembered.borrow().shown) {
+            let what = "what is older than what was seen is taken";
+            self.cloud.borrow_mut().breaks(what);
+        }
         let Some(current) = head.current(&about("HEAD")).filter(|it| head.is_valid(it)) else {
             return Ok(());
         };
@@ -244,12 +273,14 @@ impl Server {
         let base = self.read(place).await?;
         if self.variant == Variant::ForgetsGenerations {
             let disk = &mut *self.disk.borrow_mut();
-            (disk.raise_due, disk.generation) = (None, base.head.at());
+            self.remembered.borrow_mut().memory.due = None;
+            disk.generation = base.head.at();
             return Ok(Some((base, disk.generation)));
         }
         self.note_heard(&base);
         let own = self.disk.borrow().generation;
-        if base.head.is_later(own) {
+        let seen = self.remembered.borrow().memory.at();
+        if base.head.is_later(own) || own.is_before(seen) {
             let Some(listed) = self.list_refs().await else {
                 return Ok(None);
             };
@@ -266,13 +297,15 @@ impl Server {
                 let what = "what the upstream has is removed for one listing";
                 self.cloud.borrow_mut().breaks(what);
             }
-            if !base.head.follows(own) {
-                disk.raise_due.get_or_insert(raise);
+            let is_later = base.head.is_later(seen);
+            if !base.head.follows(own) || is_later && !base.head.follows(seen) {
+                let memory = &mut self.remembered.borrow_mut().memory;
+                memory.due.get_or_insert(raise);
             }
-            disk.generation = base.head.at();
+            disk.generation = if is_later { base.head.at() } else { seen };
         }
         let own = self.disk.borrow().generation;
-        let raise_due = self.disk.borrow().raise_due;
+        let raise_due = self.remembered.borrow().memory.due;
         let generation = match raise_due {
             Some(raise) if self.variant != Variant::NeverTells => Generation {
                 number: own.number + 1,
@@ -289,26 +322,28 @@ impl Server {
 
     /// What it has told before it was killed, or before it got an answer.
     fn note_heard(&self, base: &Base) {
-        let disk = &mut *self.disk.borrow_mut();
-        if let Some(raise) = disk.raise_due.filter(|raise| base.head.has_raised(*raise)) {
-            disk.raise_due = None;
-            let due = std::mem::take(&mut disk.due);
-            self.cloud.borrow_mut().note_told(base.head.write, &due);
+        let due = self.remembered.borrow().memory.due;
+        if let Some(raise) = due.filter(|raise| base.head.has_raised(*raise)) {
             if base.head.at().raise == raise {
-                disk.generation = base.head.at();
+                self.disk.borrow_mut().generation = base.head.at();
             }
+            self.end_duty(base.head.write, (raise, base.head.at()));
+        }
+    }
+
+    fn end_duty(&self, write: RandomId, (raise, now): (RandomId, Generation)) {
+        let remembered = &mut *self.remembered.borrow_mut();
+        remembered.memory.set_at(now);
+        if remembered.memory.due.take_if(|due| *due == raise).is_some() {
+            let due = std::mem::take(&mut remembered.due);
+            self.cloud.borrow_mut().note_told(write, &due);
         }
     }
 
     /// It is told by this write.
     fn note_told(&self, write: RandomId, generation: Generation) {
-        let disk = &mut *self.disk.borrow_mut();
-        disk.generation = generation;
-        if disk.raise_due == Some(generation.raise) {
-            disk.raise_due = None;
-            let due = std::mem::take(&mut disk.due);
-            self.cloud.borrow_mut().note_told(write, &due);
-        }
+        self.disk.borrow_mut().generation = generation;
+        self.end_duty(write, (generation.raise, generation));
     }
 
     async fn tell_alone(
@@ -344,8 +379,14 @@ impl Server {
 
     async fn read(&mut self, place: &Place) -> Result<Base, RemoteError> {
         let base = Base::read(&self.objects, place).await?;
-        self.seen = self.seen.max(base.head.sequence);
-        Ok(base.above(self.seen))
+        let remembered = &mut *self.remembered.borrow_mut();
+        let above = base.clone().above(&remembered.memory);
+        remembered.memory.note(&base.head);
+        if !above.is_below() {
+            let shown = self.cloud.borrow().shown(&base.head);
+            remembered.shown = remembered.shown.max(shown.unwrap_or(0));
+        }
+        Ok(above)
     }
 
     /// What is there, or what a head and this server believe is.
@@ -683,7 +724,7 @@ struct Counts {
 /// What goes lost now and then: of two at once nobody may be left who knows what has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loses {
-    /// All that a server has.
+    /// All that a server has, and not its mirror alone.
     Disks,
     /// All that is in the store.
     Store,
@@ -697,6 +738,7 @@ struct World {
     cloud: Rc<RefCell<Cloud>>,
     variant: Variant,
     disks: Vec<Rc<RefCell<Disk>>>,
+    remembered: Vec<Rc<RefCell<Remembered>>>,
     tasks: Vec<Option<Task>>,
     is_over: Rc<Cell<bool>>,
     loses: Loses,
@@ -717,10 +759,13 @@ impl World {
         let fault_one_in = [0, 4, 12, 40][cloud.borrow_mut().rng.below(4) as usize];
         cloud.borrow_mut().fail_one_in(fault_one_in);
         let disk = || Rc::<RefCell<Disk>>::default();
+        let place = cloud.borrow().place.clone();
+        let remembered = || Rc::new(RefCell::new(Remembered::of(&place)));
         let mut world = World {
             cloud,
             variant,
             disks: (0..servers).map(|_| disk()).collect(),
+            remembered: (0..servers).map(|_| remembered()).collect(),
             tasks: Vec::new(),
             is_over: Rc::default(),
             loses: [Loses::Disks, Loses::Store, Loses::Time][seed as usize % 3],
@@ -750,9 +795,9 @@ impl World {
             me: RandomId(me as u128 + 1),
             skew_ms,
             disk: self.disks[me].clone(),
+            remembered: self.remembered[me].clone(),
             numbers,
             uploads: Uploads::default(),
-            seen: 0,
             watch: Watch::default(),
             twice: Twice::default(),
             is_over: self.is_over.clone(),
@@ -781,9 +826,8 @@ impl World {
             }
             7 => {
                 self.kills += 1;
-                let is_told = self.disks[who].borrow().raise_due.is_none();
-                if self.loses == Loses::Disks && is_told && self.below(3) == 0 {
-                    *self.disks[who].borrow_mut() = Disk::default();
+                if self.below(3) == 0 {
+                    self.lose(who);
                 }
                 self.tasks[who] = Some(self.start(who));
             }
@@ -796,6 +840,25 @@ impl World {
             8 => self.paused[who] = step + self.below(STEPS / 2),
             _ if self.paused[who] > step => {}
             _ => self.poll(who),
+        }
+    }
+
+    /// A mirror leaves, or all that is on the disk. Of two things at once nobody may be left who knows what has expired.
+    fn lose(&self, who: usize) {
+        let remembered = &mut *self.remembered[who].borrow_mut();
+        let is_told = remembered.memory.due.is_none();
+        let place = Place::of(remembered.memory.repository.clone());
+        *self.disks[who].borrow_mut() = Disk::default();
+        let is_all = self.loses == Loses::Disks && is_told && self.below(2) == 0;
+        if is_all || self.variant == Variant::ForgetsDuties {
+            *remembered = Remembered::of(&place);
+        }
+        if self.variant == Variant::ForgetsHeads {
+            let due = remembered.memory.due;
+            remembered.memory = Memory {
+                due,
+                ..Memory::of(place.identity)
+            };
         }
     }
 
@@ -964,7 +1027,11 @@ fn each_broken_rule_is_seen() {
         (Variant::PartsAfterHead, &["is named and not there"][..]),
         (
             Variant::ComparedBeforeHead,
-            &["refs in the store go back", "what has expired is"][..],
+            &[
+                "refs in the store go back",
+                "what has expired is",
+                "older than what was seen is taken",
+            ][..],
         ),
         (Variant::LoserTakesRefs, &["a server goes back"][..]),
         (Variant::CollectsInOneStep, &["is named and not there"][..]),
@@ -994,6 +1061,11 @@ fn each_broken_rule_is_seen() {
             &["removed for one listing"][..],
         ),
         (Variant::ImportsLate, &["what has expired is"][..]),
+        (Variant::ForgetsDuties, &["what has expired is"][..]),
+        (
+            Variant::ForgetsHeads,
+            &["older than what was seen is taken", "what has expired is"][..],
+        ),
     ];
     for (variant, expected) in variants {
         let seen = (0..SEEDS_TO_SEE).find_map(|seed| Some((seed, run(seed, variant).err()?)));

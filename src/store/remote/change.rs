@@ -24,6 +24,15 @@ pub struct Generation {
     pub raise: RandomId,
 }
 
+impl Generation {
+    /// Whether something has expired by the other one, or may have, that has not by this one.
+    #[must_use]
+    pub fn is_before(self, other: Generation) -> bool {
+        let is_other = self.number == other.number && self.raise != other.raise;
+        other.number > self.number || is_other
+    }
+}
+
 /// A snapshot that a server has made, by the names of its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSnapshot {

@@ -297,8 +297,7 @@ impl Head {
     /// Whether something has expired since a generation, or may have.
     #[must_use]
     pub fn is_later(&self, own: Generation) -> bool {
-        let is_other = self.generation == own.number && self.raise != own.raise;
-        !self.is_thought() && (self.generation > own.number || is_other)
+        !self.is_thought() && own.is_before(self.at())
     }
 
     /// Whether it was raised on top of that generation. If not, the store was restored meanwhile, and what had expired up to

@@ -6,6 +6,7 @@
 //! PREFIX/v1/repos/HASH/parts/NAME.NONCE  packs, frames, refs, manifests: written once
 //! PREFIX/v1/repos/HASH/lease.json        who works on the repository
 //! PREFIX/v1/raised.json                  which repositories had something expire lately
+//! PREFIX/v1/store.json                   a random id, made once
 //! ```
 //!
 //! - [`head`]: what a head says, and what may follow it; functions without any input or output.
@@ -24,6 +25,8 @@
 //! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
+//! - [`memory`]: what a server remembers of heads, apart from its mirrors.
+//! - [`store_id`]: which store it is.
 //! - [`raised`]: where something has expired, for who does not look at all heads.
 //! - [`twice`]: whether what an upstream lists is believed.
 //! - [`signed`]: where a client gets an object by itself.
@@ -46,6 +49,8 @@
 //!    built since, so that it never names nothing of what somebody may want. It does not come back: a swap of an earlier
 //!    generation is refused, and a server that finds a later one than its own first removes from its mirror all that no
 //!    ref leads to, as the upstream has listed them twice.
+//! 7. That others are to be told of an expiry, and the furthest head that was seen, is noted apart from the mirror: neither
+//!    is forgotten because a mirror has left the disk. From a store that was restored to an earlier state nothing is taken.
 
 mod account;
 pub mod any;
@@ -62,6 +67,7 @@ pub mod kept;
 pub mod key;
 pub mod lease;
 pub mod listing;
+pub mod memory;
 pub mod next;
 pub mod objects;
 pub mod pages;
@@ -71,6 +77,7 @@ pub mod profile;
 pub mod publish;
 pub mod raised;
 pub mod signed;
+pub mod store_id;
 pub mod sums;
 pub mod swap;
 pub mod twice;

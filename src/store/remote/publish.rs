@@ -6,6 +6,7 @@ use super::change::{Change, NotYet, Uploaded};
 use super::head::{BadHead, Head};
 use super::key::{PartKey, Place, RandomId};
 use super::listing::Listing;
+use super::memory::Memory;
 use super::objects::{Condition, Found, Got, ObjectError, Objects, Version};
 use super::swap::{Swapped, swap};
 use crate::limits::{REMOTE_TRIES_MAX, STORE_HEAD_BYTES_MAX};
@@ -30,6 +31,8 @@ pub struct Base {
     /// What it says; an empty one where there is none.
     pub head: Head,
     version: Option<Version>,
+    /// Whether it does not come up to what was seen before.
+    is_below: bool,
 }
 
 impl Base {
@@ -60,22 +63,35 @@ impl Base {
                 return Ok(Base {
                     head: Head::empty(place.identity.clone()),
                     version: None,
+                    is_below: false,
                 });
             }
         };
         let (identity, version) = (place.identity.clone(), Some(found.version));
         let decode = move || Head::decode(&found.bytes, &identity);
         match objects.apart(decode).await {
-            Ok(head) => Ok(Base { head, version }),
+            Ok(head) => Ok(Base {
+                head,
+                version,
+                is_below: false,
+            }),
             Err(source) => Err(RemoteError::Head { key, source }),
         }
     }
 
-    /// The same of a store in which a later one was seen: whatever is written goes above that.
+    /// The same where something is remembered: whatever is written goes above all that was seen.
     #[must_use]
-    pub fn above(mut self, sequence: u64) -> Base {
-        self.head.sequence = self.head.sequence.max(sequence);
+    pub fn above(mut self, memory: &Memory) -> Base {
+        self.is_below = memory.is_ahead_of(&self.head);
+        self.head.sequence = self.head.sequence.max(memory.sequence);
         self
+    }
+
+    /// Whether it does not come up to what was seen before: the store was emptied or restored. Nothing is taken from it,
+    /// and nothing dropped for it.
+    #[must_use]
+    pub fn is_below(&self) -> bool {
+        self.is_below
     }
 
     /// Whether nobody has written between the two.
