@@ -135,11 +135,14 @@ impl Jobs {
             let fresh = self.fresh_since(repo, read, &Asker::of(Cause::Timer)).await;
             let (current, seen_unix_ms) = match fresh {
                 Ok(()) => (repo.hit_of(&archive.want, Some(read)), agreed.read_unix_ms),
-                Err(_) if self.tells_uncompared(shared, (repo, archive), &agreed) => {
+                Err(why) => {
+                    let what = (repo, archive);
+                    if !self.tells_uncompared(what, &agreed).await {
+                        return Err(why.into());
+                    }
                     let seen_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
                     (repo.archive_of(&archive.want), seen_unix_ms)
                 }
-                Err(why) => return Err(why.into()),
             };
             if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
                 // It may be what the upstream has once more.

@@ -7,7 +7,7 @@
 //! mirror to make it of.
 //!
 //! As anything that is shared it counts as what the upstream has if that was compared after the head was read. Where it
-//! cannot be compared, what shows the same as the head does is no older; and what has expired is gone within an hour, also if
+//! cannot be compared, what has the refs of the head, whoever has written these, is no older; and what has expired is gone within an hour, also if
 //! others have seen something newer since.
 
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use crate::manifest::want::Want;
 use crate::mirror::{Expired, Git, MirrorError};
 use crate::repos::repo::{Found, Repo};
 use crate::store::remote::change::{Change, Generation};
-use crate::store::remote::key::{Identity, Place, RandomId, hex};
+use crate::store::remote::key::{Identity, Place, RandomId, refs_name};
 use crate::store::remote::listing::Listing;
 use crate::store::remote::memory::Memory;
 use crate::store::remote::publish::{Base, Contents, Draw, Published, SystemRandom, Uploads};
@@ -117,20 +117,20 @@ impl Jobs {
     }
 
     /// Whether what is built is shared though the upstream cannot be compared.
-    pub(super) fn tells_uncompared(
+    pub(super) async fn tells_uncompared(
         &self,
-        shared: &Shared,
-        (repo, archive): (&Repo, &Arc<Archive>),
+        (repo, archive): (&Arc<Repo>, &Arc<Archive>),
         agreed: &Agreed,
     ) -> bool {
         let Some(since) = agreed.owed.filter(|_| !repo.holds_expired()) else {
             return false;
         };
-        let head = &agreed.base.head;
-        let current = head.current(&shared.about(&archive.want));
-        let current = current.filter(|current| head.is_valid(current));
-        let is_older = current.is_some_and(|current| current.shows != hex(&archive.shown));
-        !is_older || since.elapsed() >= self.kept()
+        if since.elapsed() >= self.kept() {
+            return true;
+        }
+        let own = self.shown_refs(repo, archive).await;
+        let own = own.map(|refs| refs_name(&refs));
+        agreed.base.head.is_no_newer(own.as_deref())
     }
 
     /// Others are told, by a swap that was done.

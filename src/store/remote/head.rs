@@ -372,6 +372,16 @@ impl Head {
         })
     }
 
+    /// Whether nothing that it names is newer than refs of this name: it has the same, or names nothing. Of snapshots alone
+    /// that cannot be told: others may be of another kind.
+    #[must_use]
+    pub fn is_no_newer(&self, refs: Option<&str>) -> bool {
+        match &self.refs {
+            Some(key) => refs == Some(key.name()),
+            None => self.snapshots.is_empty(),
+        }
+    }
+
     /// Whether a snapshot was made since the last expiry, and nobody has found anything broken of it.
     #[must_use]
     pub fn is_valid(&self, snapshot: &Snapshot) -> bool {
