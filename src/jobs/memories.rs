@@ -195,7 +195,7 @@ impl Memories {
         }
         self.known.borrow_mut().retain(|_, known| {
             let Identity { host, path, .. } = &known.memory.repository;
-            known.is_new || known.owed.is_some() || is_there(&format!("{host}/{path}"))
+            known.is_new || known.memory.has_duties() || is_there(&format!("{host}/{path}"))
         });
     }
 
@@ -210,12 +210,12 @@ impl Memories {
         new.map(|(dir, _)| dir.clone()).collect()
     }
 
-    /// Finds what an earlier process owes.
-    pub(super) async fn find_owed(&self) -> Result<(), MirrorError> {
+    /// Finds what an earlier process has left to be done.
+    pub(super) async fn find_duties(&self) -> Result<(), MirrorError> {
         let _alone = self.alone.lock().await;
         let dir = self.dir.clone();
         let all = on_disk(("read", &self.dir), move || {
-            Memory::all_due(&dir, MEMORIES_KEPT)
+            Memory::all_with_duties(&dir, MEMORIES_KEPT)
         });
         for memory in all.await? {
             let place = Place::of(memory.repository.clone());
@@ -225,6 +225,26 @@ impl Memories {
                 .or_insert_with(|| Known::of(memory));
         }
         Ok(())
+    }
+
+    /// Notes whether something is left to be removed of what this server has replaced.
+    pub(super) fn note_unswept(&self, place: &Place, is_unswept: bool) {
+        if !is_unswept && !self.is_known(place) {
+            return;
+        }
+        self.with(place, |known| {
+            known.is_new |= known.memory.is_unswept != is_unswept;
+            known.memory.is_unswept = is_unswept;
+        });
+    }
+
+    /// Where that is so.
+    pub(super) fn unswept(&self) -> Vec<Place> {
+        let known = self.known.borrow();
+        let unswept = known.values().filter(|known| known.memory.is_unswept);
+        unswept
+            .map(|known| Place::of(known.memory.repository.clone()))
+            .collect()
     }
 
     /// Of which repositories others are to be told something for so long.

@@ -166,7 +166,8 @@ impl Jobs {
             let published = uploads.publish(&shared.objects, &place, there, what, stamp);
             match published.await? {
                 Published::Done(_) => {
-                    // What is named no more goes also if nobody uses it.
+                    // What is named no more goes also if nobody uses it, or this server ends before.
+                    shared.memories.note_unswept(&place, true);
                     shared.look_within(&repo.name, self.kept());
                     if agreed.owed.is_some() {
                         self.note_told(shared, repo, agreed.generation).await?;

@@ -45,16 +45,32 @@ impl Jobs {
         spawn_local(self.clone().hear_raised());
         spawn_local(self.clone().keep_memories());
         let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
+        let mut walked = None;
         loop {
             tokio::time::sleep(Duration::from_millis(tick_ms)).await;
             if shared.objects.rests() {
                 continue;
             }
-            let known = self.catalog.registry.all();
-            let names: HashSet<&Arc<str>> = known.iter().map(|repo| &repo.name).collect();
-            let mut seen = shared.seen.borrow_mut();
-            seen.retain(|name, _| names.contains(name));
-            drop(seen);
+            let registry = &self.catalog.registry;
+            // What is used again is found by a walk over all, which may be many; what is known to be looked at is few.
+            let known = match is_long_ago(walked, self.look_in_use_ms()) {
+                true => {
+                    walked = Some(Instant::now());
+                    let known = registry.all();
+                    let names: HashSet<&Arc<str>> = known.iter().map(|repo| &repo.name).collect();
+                    let mut seen = shared.seen.borrow_mut();
+                    seen.retain(|name, _| names.contains(name));
+                    drop(seen);
+                    known
+                }
+                false => {
+                    let seen = shared.seen.borrow();
+                    let is_known = |seen: &Seen| seen.next.is_some() || seen.last.is_some();
+                    let waiting = seen.iter().filter(|(_, seen)| is_known(seen));
+                    let waiting = waiting.filter_map(|(name, _)| registry.named(name));
+                    waiting.collect()
+                }
+            };
             for repo in known {
                 let is_here = repo.is_mirrored() || repo.has_snapshot();
                 if is_here && self.is_shared(&repo) && self.take_look(shared, &repo) {
@@ -64,15 +80,22 @@ impl Jobs {
         }
     }
 
+    /// How often the head of what is in use is looked at.
+    fn look_in_use_ms(&self) -> u64 {
+        self.faults.store_look_ms.unwrap_or(STORE_LOOK_IN_USE_MS)
+    }
+
     /// Writes what was seen of heads, and sees to what an earlier process has had expire, or a mirror that is there no more.
     async fn keep_memories(self: Rc<Self>) {
         let Some(shared) = &self.shared else { return };
-        if let Err(why) = shared.memories.find_owed().await {
+        if let Err(why) = shared.memories.find_duties().await {
             let why = causes(&why);
-            tracing::error!("what others are to be told of what has expired here: {why}");
+            tracing::error!(
+                "what an earlier process has left to be done in the store is not known: {why}"
+            );
         }
         let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
-        let mut told = None::<Instant>;
+        let (mut told, mut swept) = (None, Instant::now());
         loop {
             tokio::time::sleep(Duration::from_millis(tick_ms)).await;
             if shared.objects.rests() {
@@ -81,9 +104,13 @@ impl Jobs {
             let registry = &self.catalog.registry;
             let is_there = |name: &str| registry.named(name).is_some();
             shared.memories.keep(&shared.objects, is_there).await;
-            if told.is_none_or(|told| told.elapsed() >= self.again()) {
+            if is_long_ago(told, self.again().as_millis() as u64) {
                 told = Some(Instant::now());
                 self.tell_without_mirrors().await;
+            }
+            if swept.elapsed() >= self.kept() {
+                swept = Instant::now();
+                self.sweep_what_is_left(shared).await;
             }
         }
     }
@@ -127,7 +154,7 @@ impl Jobs {
 
     /// Whether it is time for a look; if so it is this one's.
     fn take_look(&self, shared: &Shared, repo: &Repo) -> bool {
-        let interval_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_IN_USE_MS);
+        let interval_ms = self.look_in_use_ms();
         let is_in_use = repo.asked.is_in_use();
         let mut all = shared.seen.borrow_mut();
         let seen = match is_in_use {
@@ -205,10 +232,42 @@ impl Jobs {
             shared.look_within(&repo.name, self.again());
         } else if !base.head.condemned.is_empty() {
             shared.look_within(&repo.name, self.kept());
+        } else {
+            shared.memories.note_unswept(&place, false);
         }
         // The semaphore is never closed, so this only waits.
         let _turn = shared.looks.acquire().await;
         self.sweep_if_due(shared, (repo, &place), base).await
+    }
+
+    /// Removes what was replaced by this server, or by an earlier process of it, where nobody uses the repository now.
+    async fn sweep_what_is_left(&self, shared: &Shared) {
+        if shared.is_readonly {
+            return;
+        }
+        for place in shared.memories.unswept() {
+            // The semaphore is never closed, so this only waits.
+            let _turn = shared.looks.acquire().await;
+            if let Err(why) = self.sweep_left(shared, &place).await {
+                let (repository, why) = (&place.identity.path, causes(&why));
+                tracing::debug!(repository, "what is left in the store stays: {why}");
+            }
+        }
+    }
+
+    async fn sweep_left(&self, shared: &Shared, place: &Place) -> Result<(), ShareError> {
+        let (now_unix_ms, kept_ms) = (unix_ms(), self.kept().as_millis() as u64);
+        let is_due =
+            |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
+        let stamp = (&mut SystemRandom, now_unix_ms);
+        let swept = sweep(&shared.objects, place, is_due, stamp).await?;
+        if let Swept::Clean | Swept::Done { condemned: 0, .. } = swept {
+            let head = Base::read(&shared.objects, place).await?.head;
+            if head.condemned.is_empty() {
+                shared.memories.note_unswept(place, false);
+            }
+        }
+        Ok(())
     }
 
     /// Removes what nothing names any more. What is not done is done the next time.

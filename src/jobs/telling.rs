@@ -7,8 +7,8 @@
 //! mirror to make it of.
 //!
 //! As anything that is shared it counts as what the upstream has if that was compared after the head was read. Where it
-//! cannot be compared, what has the refs of the head, whoever has written these, is no older; and what has expired is gone within an hour, also if
-//! others have seen something newer since.
+//! cannot be compared, what has the refs of the head, whoever has written these, is no older; and what has expired is gone
+//! within an hour, also if others have seen something newer since, or where nobody here has a mirror any more.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -269,5 +269,9 @@ async fn raise(
     let mut uploads = Uploads::default();
     let (there, what) = ((base, &listing), (&change, &contents));
     let told = uploads.publish(&shared.objects, place, there, what, stamp);
-    Ok(matches!(told.await?, Published::Done(_)))
+    let is_done = matches!(told.await?, Published::Done(_));
+    if is_done {
+        shared.memories.note_unswept(place, true);
+    }
+    Ok(is_done)
 }

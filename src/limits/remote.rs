@@ -112,7 +112,7 @@ pub const STORE_LOOK_ALL_MS: u64 = HOUR_MS / 2;
 pub const STORE_LIST_MS: u64 = HOUR_MS;
 /// What a server remembers of a repository in the store: a file of so many bytes at most,
 pub const MEMORY_BYTES_MAX: u64 = 64 << 10;
-/// and of so many repositories, besides those of which others are to be told something.
+/// and of so many repositories, besides those in whose store something is left to be done.
 pub const MEMORIES_KEPT: usize = 20_000;
 /// Time between the two listings of an upstream without which nothing is removed that has expired elsewhere.
 pub const LISTED_TWICE_MS: u64 = 10 * SECOND_MS;

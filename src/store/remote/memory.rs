@@ -31,6 +31,9 @@ pub struct Memory {
     /// Something expires here, or has, and others are to be told: which raise tells them. It is drawn before anything goes,
     /// so that who ended before he heard that it is done knows it again.
     pub due: Option<RandomId>,
+    /// This server has written a head, and has not seen one since from which nothing is left to be removed.
+    #[serde(default)]
+    pub is_unswept: bool,
 }
 
 const TMP: &str = "tmp-";
@@ -46,7 +49,14 @@ impl Memory {
             number: 0,
             raise: RandomId::default(),
             due: None,
+            is_unswept: false,
         }
+    }
+
+    /// Whether something is left to be done in the store, whoever uses the repository.
+    #[must_use]
+    pub fn has_duties(&self) -> bool {
+        self.due.is_some() || self.is_unswept
     }
 
     /// The generation up to which nothing that has expired may come back.
@@ -121,12 +131,12 @@ impl Memory {
         File::open(dir)?.sync_all()
     }
 
-    /// What is remembered of all repositories of which others are to be told something. Of the rest only those that were
-    /// written last stay, `kept` of them. May wait for the disk.
+    /// What is remembered of all repositories in whose store something is left to be done. Of the rest only those that were
+    /// written last stay, `kept` of them. Nobody writes meanwhile. May wait for the disk.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn all_due(dir: &Path, kept: usize) -> io::Result<Vec<Memory>> {
+    pub fn all_with_duties(dir: &Path, kept: usize) -> io::Result<Vec<Memory>> {
         let entries = match fs::read_dir(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -134,9 +144,21 @@ impl Memory {
         let (mut due, mut others) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry?;
-            match read_file(&entry.path())? {
-                Some(memory) if memory.due.is_some() => due.push(memory),
-                _ => others.push((entry.metadata()?.modified()?, entry.path())),
+            let path = entry.path();
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(TMP.as_bytes())
+            {
+                // Who was writing it has ended.
+                fs::remove_file(path)?;
+                continue;
+            }
+            match read_file(&path) {
+                Ok(Some(memory)) if memory.has_duties() => due.push(memory),
+                Ok(_) => others.push((entry.metadata()?.modified()?, path)),
+                // Of the others it is known all the same.
+                Err(why) => tracing::error!("cannot read {}: {why}", path.display()),
             }
         }
         others.sort_unstable();
@@ -207,9 +229,10 @@ mod tests {
             memory.due = (number < 2).then_some(RandomId(1));
             memory.write(dir).unwrap();
         }
-        assert_eq!(Memory::all_due(dir, 3).unwrap().len(), 2);
+        fs::write(dir.join("tmp-1"), "{").unwrap();
+        assert_eq!(Memory::all_with_duties(dir, 3).unwrap().len(), 2);
         assert_eq!(fs::read_dir(dir).unwrap().count(), 5);
-        assert_eq!(Memory::all_due(dir, 0).unwrap().len(), 2);
+        assert_eq!(Memory::all_with_duties(dir, 0).unwrap().len(), 2);
     }
 
     #[test]
