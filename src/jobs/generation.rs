@@ -6,8 +6,7 @@
 //!   stood there before is named no more, and removed an hour later.
 //! - Who finds a later one than its own compares its mirror with the upstream, and removes all that no ref leads to, however
 //!   lately it was left: so it need not know what has expired. Only then it is of that generation, and shares again. Where
-//!   the upstream does not answer for an hour, what others have shared since takes the place of all that it has, unless it
-//!   has something to tell itself.
+//!   the upstream does not answer for an hour, what others have shared since takes the place of all that it has.
 //! - It is raised by a swap alone, also where there is no head yet: two that count by themselves would mean two things by one
 //!   number.
 //! - Who finds an earlier one, in a store that was restored, raises it to its own. What was the last one is remembered beside
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
+use super::flights::take_duty;
 use super::shared::{Behind, Seen, ShareError, Shared, place_of};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
@@ -97,11 +97,13 @@ impl Jobs {
                     self.drop_if_long_behind(shared, repo, &base).await;
                     return Err(why.into());
                 }
-                if let Err(left) = self.is_listed_twice(shared, repo, &base).await? {
-                    tokio::time::sleep(left).await;
-                    continue;
-                }
-                own = self.catch_up(shared, repo, (&base, own, seen)).await?;
+                own = match self.catch_up(shared, repo, (&base, own, seen)).await? {
+                    Ok(own) => own,
+                    Err(left) => {
+                        tokio::time::sleep(left).await;
+                        continue;
+                    }
+                };
             }
             let next = self.to_tell(shared, repo, (&base, own)).await?;
             let owed = shared.with_seen(&repo.name, |seen| match next {
@@ -136,15 +138,27 @@ impl Jobs {
         Ok(is_believed.map_err(Duration::from_millis))
     }
 
-    /// Removes all that no ref leads to; the mirror is of the head's generation then, or of the one that was seen where that
-    /// is later, which it gives.
+    /// Removes all that no ref leads to, once the upstream has listed them twice; the mirror is of the head's generation then,
+    /// or of the one that was seen where that is later, which it gives.
     async fn catch_up(
         self: &Rc<Self>,
         shared: &Shared,
         repo: &Arc<Repo>,
         (base, own, seen): (&Base, Generation, Generation),
-    ) -> Result<Generation, ShareError> {
-        self.leave_expired(repo).await?;
+    ) -> Result<Result<Generation, Duration>, ShareError> {
+        // What is removed depends on the refs that were listed twice, so no other listing comes between.
+        let comparing = take_duty(&self.freshening, &repo.name).await;
+        let listed = self.is_listed_twice(shared, repo, base).await;
+        let left = match listed {
+            Ok(Ok(())) => self.leave_expired(repo).await.map_err(ShareError::from),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        };
+        // It was none: who waits for it has another one.
+        comparing.done(Ok(()));
+        left?;
+        if let Err(wait) = listed? {
+            return Ok(Err(wait));
+        }
         self.note_behind(shared, repo, false);
         let is_later = base.head.is_later(seen);
         let now = if is_later { base.head.at() } else { seen };
@@ -158,7 +172,7 @@ impl Jobs {
             shared.memories.change(&place_of(repo), forgotten).await?;
         }
         write(repo, now).await?;
-        Ok(now)
+        Ok(Ok(now))
     }
 
     /// The generation that a mirror notes, once it has heard of what it has told itself: its server may have ended before, or the answer
@@ -183,24 +197,29 @@ impl Jobs {
     }
 
     /// Where the upstream does not say for long what refs lead to now, what others have shared since takes the place of mirror
-    /// and snapshots, if there is something and the mirror is nobody's own.
+    /// and snapshots, if there is something and the mirror is nobody's own. What is to be told of here is told without it.
     async fn drop_if_long_behind(self: &Rc<Self>, shared: &Shared, repo: &Arc<Repo>, base: &Base) {
         let since = |seen: &mut Seen| seen.behind.as_ref().map(|behind| behind.since);
         let since = shared.with_seen(&repo.name, since);
-        let current = base.head.current(&shared.about(&Want::default()));
-        let is_there = current.is_some_and(|current| base.head.is_valid(current));
-        // What it has to tell nobody would hear of.
-        let owes_nothing = async || {
-            let due = shared.memories.due(&place_of(repo)).await;
-            due.is_ok_and(|due| due.is_none())
-        };
         let is_long = since.is_some_and(|since| since.elapsed() >= self.kept());
-        let may_go = is_there && !base.is_below() && is_long && repo.notes.is_clonable();
-        if !may_go || !owes_nothing().await {
+        let is_there = |base: &Base| {
+            let current = base.head.current(&shared.about(&Want::default()));
+            !base.is_below() && current.is_some_and(|current| base.head.is_valid(current))
+        };
+        if !is_long || !is_there(base) || !repo.notes.is_clonable() {
             return;
         }
+        // Until nothing else is at it there may be less, or it is behind no more.
+        let may = async || {
+            let (now, own) = (
+                shared.base(&repo.name, &place_of(repo)).await,
+                read(repo).await,
+            );
+            let is_behind = |now: &Base| own.is_ok_and(|own| now.head.is_later(own));
+            now.is_ok_and(|now| is_there(&now) && is_behind(&now))
+        };
         if self
-            .drop_alone(repo, owes_nothing)
+            .drop_alone(repo, may)
             .await
             .is_ok_and(|is_gone| is_gone)
         {
@@ -245,7 +264,10 @@ impl Jobs {
         if base.head.generation == 0 || is_of_now || base.is_below() {
             return;
         }
-        let is_still = async || !repo.mirror.is_dir();
+        let is_still = async || {
+            let now = shared.base(&repo.name, &place_of(repo)).await;
+            !repo.mirror.is_dir() && now.is_ok_and(|now| now.is_as(base))
+        };
         if self
             .drop_alone(repo, is_still)
             .await

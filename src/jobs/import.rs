@@ -14,7 +14,7 @@ use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
-use crate::limits::{STORE_BEGIN_WAIT_MS, STORE_FIRST_WAIT_MS};
+use crate::limits::{REMOTE_TRIES_MAX, STORE_BEGIN_WAIT_MS, STORE_FIRST_WAIT_MS};
 use crate::manifest::meta::Meta;
 use crate::manifest::outline::OUTLINE_NAME;
 use crate::manifest::parts::{MANIFEST_NAME, Manifest};
@@ -27,7 +27,7 @@ use crate::store::remote::key::{
     META, OUTLINE, PartKey, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
 };
 use crate::store::remote::listing::Listing;
-use crate::store::remote::objects::ObjectError;
+use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::publish::SystemRandom;
 use crate::store::remote::sums::Sums;
 use crate::telemetry::metrics::{Event, ImportResult};
@@ -164,7 +164,7 @@ impl Jobs {
             Ok(()) if self.has_expired_since(shared, repo, (&snapshot, at)).await => {
                 tracing::info!(
                     repository = &*repo.name,
-                    "not taken from the store: something has expired meanwhile"
+                    "not taken from the store: something has expired meanwhile, or may have"
                 );
                 self.meter.add(Event::Import(ImportResult::Absent), 1);
                 // Once the permit is given back: nobody follows it from there on.
@@ -212,8 +212,8 @@ impl Jobs {
         Ok(())
     }
 
-    /// Whether a snapshot is not what there was when it was begun to be taken, and may have something that has gone since. If
-    /// the store does not say, the next look does.
+    /// Whether a snapshot is not what there was when it was begun to be taken, and may have something that has gone since.
+    /// Where the store does not say, it may.
     async fn has_expired_since(
         &self,
         shared: &Shared,
@@ -221,11 +221,20 @@ impl Jobs {
         (snapshot, at): (&Snapshot, Generation),
     ) -> bool {
         self.look_shared_soon(&repo.name);
-        match shared.base(&repo.name, &place_of(repo)).await {
-            Ok(now) if now.head.at() == at => false,
-            Ok(now) => !now.head.is_of_now(&snapshot.about, &snapshot.id),
-            Err(_) => false,
+        for round in 0..REMOTE_TRIES_MAX {
+            if round > 0 {
+                shared.objects.before_again(round).await;
+            }
+            match shared.base(&repo.name, &place_of(repo)).await {
+                Ok(now) if now.head.at() == at => return false,
+                Ok(now) => return !now.head.is_of_now(&snapshot.about, &snapshot.id),
+                Err(why) => {
+                    let (repository, why) = (&*repo.name, causes(&why));
+                    tracing::debug!(repository, "whether it has expired is not known: {why}");
+                }
+            }
         }
+        true
     }
 
     fn note_not_imported(&self, repo: &Repo, why: &ShareError) {

@@ -7,9 +7,9 @@ use super::bucket_server::BucketServer;
 use super::shared_store::{on_bucket, parts, push_and_share, store_of, wait_shared};
 use super::support::lab::{self, Lab};
 use super::support::rng::Rng;
-use super::support::server::Settings;
+use super::support::server::{Server, Settings};
 use super::support::wait;
-use super::{expect_clone, hit, push_and_fetch, small_lab};
+use super::{begin, expect_clone, finish, hit, push_and_fetch, small_lab};
 
 const OFTEN: &str = "store-look-ms=200,store-kept-ms=1000";
 
@@ -36,30 +36,32 @@ fn wait_remembered(lab: &Lab, state: &str, sequence: u64) {
     });
 }
 
+/// What is pushed, forced away and never asked for again is shared; gives a file of it.
+fn share_and_force_away(lab: &Lab, server: &Server) -> Vec<u8> {
+    let upstream = lab.upstream("small");
+    let before = super::git::text(&upstream, &["rev-parse", "refs/heads/main"]);
+    hit(server, "small");
+    wait_shared(server, 1);
+    let secret = Rng::new(12).bytes(3000);
+    push_and_fetch(lab, server, "small", "secret.bin", &secret);
+    wait_shared(server, 2);
+    super::git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
+    push_and_fetch(lab, server, "small", "fixed.txt", b"fixed\n");
+    wait_shared(server, 3);
+    secret
+}
+
+const SOON: [&str; 4] = ["--maintenance-idle", "1s", "--unreachable-expiry", "1s"];
+
 /// A server that has had something expire, and was killed before the store had heard of it, tells the others of it though its
 /// mirror has left the disk since.
 #[test]
 fn what_has_expired_is_told_though_the_mirror_is_gone() {
     let lab = small_lab();
     let bucket = BucketServer::start(&lab.scratch("s3"));
-    let upstream = lab.upstream("small");
-    let before = super::git::text(&upstream, &["rev-parse", "refs/heads/main"]);
     let first = on_bucket(&lab, &bucket, "first");
-    hit(&first, "small");
-    wait_shared(&first, 1);
-    push_and_fetch(
-        &lab,
-        &first,
-        "small",
-        "secret.bin",
-        &Rng::new(12).bytes(3000),
-    );
-    wait_shared(&first, 2);
-    super::git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
-    push_and_fetch(&lab, &first, "small", "fixed.txt", b"fixed\n");
-    wait_shared(&first, 3);
+    share_and_force_away(&lab, &first);
     first.stop();
-    let soon = ["--maintenance-idle", "1s", "--unreachable-expiry", "1s"];
     let settings = || Settings {
         state: lab.scratch("first"),
         environment: bucket.environment(),
@@ -67,7 +69,7 @@ fn what_has_expired_is_told_though_the_mirror_is_gone() {
     };
     let settings = || settings().with(&["--store", "s3://farm"]).with_fault(OFTEN);
     bucket.deny(Some("head.json"));
-    let mut first = settings().with(&soon).start();
+    let mut first = settings().with(&SOON).start();
     first.wait_logged("removing unreachable objects");
     first.kill();
     drop(first);
@@ -85,6 +87,15 @@ fn what_has_expired_is_told_though_the_mirror_is_gone() {
         (&head["generation"], &head["snapshots"]),
         (&1.into(), &serde_json::json!([]))
     );
+    // What was there goes as well, also if this one ends before.
+    let dir = store.join("v1/repos");
+    let dir = fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+    let parts = dir.join("parts");
+    first.stop();
+    let first = settings().start();
+    wait::until_true("it is removed", || {
+        fs::read_dir(&parts).is_ok_and(|parts| parts.count() == 0)
+    });
     fs::rename(lab.scratch("hidden-small"), lab.upstream("small")).unwrap();
     expect_clone(&lab, "small", &hit(&first, "small").body);
     wait_shared(&first, 1);
@@ -162,4 +173,71 @@ fn a_store_that_was_restored_is_not_believed() {
     fs::write(lab.scratch("store/v1/store.json"), other).unwrap();
     let second = start("second");
     assert!(second.get(&target).expect(200).body == early.body);
+}
+
+/// The same where another server has had something expire, too, and the upstream does not say what there is now: a server that
+/// is behind gives up what it has, and tells what it has to tell without it.
+#[test]
+fn who_is_behind_tells_what_is_owed_all_the_same() {
+    let lab = small_lab();
+    let (url, target) = (store_of(&lab), lab::target("small"));
+    let store = ["--store", &*url, "--fetch-interval", "720h"];
+    let settings = |name: &str| Settings {
+        state: lab.scratch(name),
+        ..lab.settings()
+    };
+    let settings = |name: &str| settings(name).with(&store).with_fault(OFTEN);
+    let first = settings("first").start();
+    share_and_force_away(&lab, &first);
+    let second = settings("second").start();
+    second.get(&target).expect(200);
+    second.wait_logged("\"shared\":true");
+    wait_remembered(&lab, "second", 3);
+    first.stop();
+    second.stop();
+    lab.hide("small");
+    let first = settings("first").with(&SOON).start();
+    first.wait_logged("what has expired is shared no more");
+    first.stop();
+    let told = head_of(&lab.scratch("store"))["generation"]
+        .as_u64()
+        .unwrap();
+    // As if something had expired there, too, and it was killed then.
+    let mut files = fs::read_dir(lab.scratch("second/shared")).unwrap();
+    let file = files.next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&file).unwrap();
+    let due = format!("\"due\":\"{:032x}\"", 7);
+    assert!(text.contains("\"due\":null"), "{text}");
+    fs::write(&file, text.replace("\"due\":null", &due)).unwrap();
+
+    let second = settings("second").start();
+    second.wait_logged("the upstream cannot be compared");
+    second.wait_logged("what has expired is shared no more");
+    assert!(!lab.scratch("second/mirrors/test/small.git").exists());
+    let head = head_of(&lab.scratch("store"));
+    assert_eq!(
+        (head["generation"].as_u64(), &head["raise"]),
+        (Some(told + 1), &format!("{:032x}", 7).into())
+    );
+}
+
+/// What was begun to be taken is not kept if the store does not say, at the end, that nothing has expired meanwhile.
+#[test]
+fn what_may_have_expired_on_the_way_is_not_taken() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let first = on_bucket(&lab, &bucket, "first");
+    share_and_force_away(&lab, &first);
+    first.stop();
+    lab.hide("small");
+    let taker = on_bucket(&lab, &bucket, "taker");
+    bucket.hold(Some(".pack."));
+    let (mut early, _, body) = begin(&taker, "small", 1000);
+    bucket.deny(Some("head.json"));
+    bucket.hold(None);
+    // Who has begun with it gets all of it.
+    finish(&mut early, body);
+    taker.wait_logged("something has expired meanwhile, or may have");
+    let refused = taker.get(&lab::target("small")).head.status;
+    assert!(matches!(refused, 404 | 502), "{refused}");
 }
