@@ -198,6 +198,8 @@
 //!   that began with one of them go on with its packs, and what they build has one `ETag`.
 //! * What was shared is looked at now and then (`jobs::store_look`): what was lost is uploaded again, and what has expired at
 //!   one server goes at all (`jobs::generation`).
+//! * What was seen of heads, and what others are still to be told, is remembered beside the mirrors (`jobs::memories`): a mirror
+//!   may leave the disk at any time.
 //! * A store that answers nothing is left alone for a while (`jobs::guarded`): nobody waits for it.
 //! * A client that says it can is sent there for parts (`jobs::straight`), after the gate and what finds them; one that is
 //!   refused there, or gets something else, has the part from here (`restore`'s `straight`).
