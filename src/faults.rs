@@ -8,9 +8,11 @@
 //! `mirror-wait-ms=N` (whoever waits for a mirror and cannot be told so is to come again after so long),
 //! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
 //! order once a snapshot is as old), `scattered-at=N` (which more than N stretches are),
-//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `store-kept-ms=N` (what nothing names stays in an
+//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `store-expiry-ms=N` (what nobody uses there is looked for
+//! this often), `store-kept-ms=N` (what nothing names stays in an
 //! object store for so long), `store-look-ms=N` (heads there are looked at so often),
-//! `store-stall-ms=N` (a download from there that stands still is left after so long), `taking-slow-ms=N` (a client
+//! `store-stall-ms=N` (a download from there that stands still is left after so long), `store-used-ms=N` (others are told there what is used
+//! this often), `taking-slow-ms=N` (a client
 //! that takes a response is slow after so long), `upload-slow-ms=N` (the same of git's endpoint) and `young-ms=N`
 //! (what an upstream has said of who may read counts for so long, and what was compared with it).
 
@@ -28,7 +30,7 @@ pub const VARIABLE: &str = "TARPON_FAULT";
      build-fail-after-bytes=N, cold-retry-ms=N, cold-wait-ms=N, core-panic-at-connection=N, \
      encoder-panic-at-job=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
      order-quiet-ms=N, scattered-at=N, \
-     spool-enospc-after-bytes=N, store-kept-ms=N, store-look-ms=N, store-stall-ms=N, taking-slow-ms=N, upload-slow-ms=N and young-ms=N, joined by commas, \
+     spool-enospc-after-bytes=N, store-expiry-ms=N, store-kept-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N and young-ms=N, joined by commas, \
      where N is a whole number"
 )]
 pub struct FaultError {
@@ -58,12 +60,16 @@ pub struct Faults {
     pub stretches_max: Option<usize>,
     /// Spool files take no more than this.
     pub spool_bytes_max: Option<u64>,
+    /// How often is looked for what leaves an object store.
+    pub store_expiry_ms: Option<u64>,
     /// How long what no head names stays in an object store.
     pub store_kept_ms: Option<u64>,
     /// How often heads in an object store are looked at.
     pub store_look_ms: Option<u64>,
     /// How long a download from an object store may stand still.
     pub store_stall_ms: Option<u64>,
+    /// How often others are told through an object store what is used.
+    pub store_used_ms: Option<u64>,
     /// How long a client may take too little of a response when places are short.
     pub taking_slow_ms: Option<u64>,
     /// How long a client of git's endpoint may take too little.
@@ -102,9 +108,11 @@ impl Faults {
                         faults.stretches_max = number.and_then(|n| usize::try_from(n).ok());
                     }
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
+                    "store-expiry-ms" => faults.store_expiry_ms = number,
                     "store-kept-ms" => faults.store_kept_ms = number,
                     "store-look-ms" => faults.store_look_ms = number,
                     "store-stall-ms" => faults.store_stall_ms = number,
+                    "store-used-ms" => faults.store_used_ms = number,
                     "taking-slow-ms" => faults.taking_slow_ms = number,
                     "upload-slow-ms" => faults.upload_slow_ms = number,
                     "young-ms" => faults.young_ms = number,

@@ -34,6 +34,7 @@ use crate::http::wire::table::Row;
 use crate::jobs::asker::Asker;
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
+use crate::jobs::warm::Warmth;
 use crate::limits::{MIRROR_WAIT_MS, PLACE_LOOKS};
 use crate::manifest::want::Named;
 use crate::mirror::Via;
@@ -133,6 +134,8 @@ pub(crate) struct CoreContext {
     pub tokens: Arc<ArcSwap<Tokens>>,
     /// The upstreams whose own permission decides who may read.
     pub permissions: Arc<Permissions>,
+    /// Whether what others have used lately is here.
+    pub warmth: Warmth,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -153,6 +156,7 @@ pub(crate) struct Core {
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
     pub(super) permissions: Arc<Permissions>,
+    pub(super) warmth: Warmth,
     pub(super) faults: Faults,
     /// Turns true when the grace time is over.
     cut: watch::Sender<bool>,
@@ -186,6 +190,7 @@ impl Core {
             secrets,
             tokens,
             permissions,
+            warmth,
             faults,
         } = context;
         Core {
@@ -203,6 +208,7 @@ impl Core {
             secrets,
             tokens,
             permissions,
+            warmth,
             faults,
             cut: watch::Sender::new(false),
             date: RefCell::new(Date {

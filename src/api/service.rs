@@ -283,6 +283,9 @@ impl Service for Core {
             Route::Webhook(repo) => self.webhook(head, repo, body, out),
             Route::Liveness => self.admin(head, 200, "alive", out),
             Route::Readiness if self.is_closing() => self.admin(head, 503, "stopping", out),
+            Route::Readiness if !self.warmth.is_there() => {
+                self.admin(head, 503, "taking from the store what was used lately", out)
+            }
             Route::Readiness => self.admin(head, 200, "ready", out),
             Route::Metrics => self.metrics(head, pass, out),
             Route::ServerStatus => self.server_status(head, out),

@@ -2,12 +2,17 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::error::{ConfigError, Origin};
 use super::layers::Layers;
-use super::value;
+use super::value::{self, Share};
+use crate::limits::{
+    STORE_EXPIRY_DEFAULT_MS, STORE_EXPIRY_MIN_MS, UPKEEP_TIME_MAX_MS, WARM_FOR_DEFAULT_MS,
+    WARM_FOR_MAX_MS,
+};
 
 /// The flags, as given.
 #[derive(Args, Debug, Default)]
@@ -34,22 +39,50 @@ pub(super) struct StoreArgs {
     /// origin at which clients reach it. Such a URL is good for one minute and one part
     #[arg(long, value_name = "ENDPOINT", help_heading = "Object store")]
     store_redirect: Option<OsString>,
+
+    /// How much a server that starts with an empty disk takes from --store, of what was used lately, before
+    /// /_readiness is answered 200: bytes such as 100G, or a share of the file system such as 25%
+    /// [default: 25%]
+    #[arg(long, value_name = "SIZE", help_heading = "Object store")]
+    warm_limit: Option<OsString>,
+
+    /// The longest time for that; 0 for ready at once [default: 5m]
+    #[arg(long, value_name = "TIME", help_heading = "Object store")]
+    warm_for: Option<OsString>,
+
+    /// Remove from --store what no server has been asked for for so long, or never; days are counted
+    /// [default: 30d]
+    #[arg(long, value_name = "TIME", help_heading = "Object store")]
+    store_expiry: Option<OsString>,
+
+    /// Remove from --store what was used least lately where there is more than this: bytes such as 20T
+    /// [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Object store")]
+    store_limit: Option<OsString>,
 }
 
 impl StoreArgs {
     /// Those that were given, by key.
-    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 3] {
+    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 7] {
         let one = |value: Option<OsString>| value.map(|value| vec![value]);
         // Taken apart by name, so that a new flag that is forgotten here does not compile.
         let Self {
             store,
             store_readonly,
             store_redirect,
+            warm_limit,
+            warm_for,
+            store_expiry,
+            store_limit,
         } = self;
         [
             ("store", one(store)),
             ("store_readonly", one(store_readonly)),
             ("store_redirect", one(store_redirect)),
+            ("warm_limit", one(warm_limit)),
+            ("warm_for", one(warm_for)),
+            ("store_expiry", one(store_expiry)),
+            ("store_limit", one(store_limit)),
         ]
     }
 }
@@ -86,6 +119,14 @@ pub struct SharedStore {
     pub is_readonly: bool,
     /// The origin at which clients reach the bucket, if they are sent there.
     pub redirect: Option<String>,
+    /// How much is taken from there at the start, where there is nothing,
+    pub warm_limit: Share,
+    /// and for how long; zero for nothing.
+    pub warm_for: Duration,
+    /// How long what nobody uses stays there.
+    pub expiry: Duration,
+    /// How much there may be.
+    pub limit_bytes: Option<u64>,
 }
 
 impl SharedStore {
@@ -110,6 +151,19 @@ impl SharedStore {
                 url,
                 is_readonly,
                 redirect,
+                warm_limit: layers
+                    .one("warm_limit", value::share(0))?
+                    .unwrap_or(Share::WARM_DEFAULT),
+                warm_for: layers
+                    .one("warm_for", value::duration(0, WARM_FOR_MAX_MS))?
+                    .unwrap_or(Duration::from_millis(WARM_FOR_DEFAULT_MS)),
+                expiry: layers
+                    .one(
+                        "store_expiry",
+                        value::duration_or_never(STORE_EXPIRY_MIN_MS, UPKEEP_TIME_MAX_MS),
+                    )?
+                    .unwrap_or(Duration::from_millis(STORE_EXPIRY_DEFAULT_MS)),
+                limit_bytes: layers.one("store_limit", value::bytes)?,
             })),
             None if is_readonly => {
                 let found = layers.find("store_readonly").map(|(_, origin)| origin);

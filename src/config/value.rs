@@ -2,6 +2,7 @@
 use crate::limits::{
     CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT, CACHE_LIMIT_MIN_BYTES,
     CLONE_SIZE_DEFAULT_PERCENT, NEVER_MS, RESTORE_FREE_FLOOR_DEFAULT_PERCENT,
+    WARM_LIMIT_DEFAULT_PERCENT,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -60,6 +61,9 @@ impl Share {
 
     /// The default of `clone_size_limit`.
     pub const CLONE_DEFAULT: Self = Self::Percent(CLONE_SIZE_DEFAULT_PERCENT);
+
+    /// The default of `warm_limit`.
+    pub const WARM_DEFAULT: Self = Self::Percent(WARM_LIMIT_DEFAULT_PERCENT);
 
     /// Whether it is not less than another one, whatever the file system's size.
     pub(super) fn is_not_below(self, other: Self) -> bool {

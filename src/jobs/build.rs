@@ -54,7 +54,12 @@ impl Jobs {
         }
     }
 
-    async fn build_here(self: Rc<Self>, permit: Permit, asker: Asker, part: Option<ClientPart>) {
+    pub(super) async fn build_here(
+        self: Rc<Self>,
+        permit: Permit,
+        asker: Asker,
+        part: Option<ClientPart>,
+    ) {
         let repo = permit.repo().clone();
         // What a timer has begun is for nobody who would wait.
         let is_asked_for = asker.cause == Cause::Asked;
@@ -119,7 +124,11 @@ impl Jobs {
     }
 
     /// Serves what another server has shared, if it has, as it comes; else the permit is given back.
-    async fn unless_shared(self: &Rc<Self>, permit: Permit, is_asked_for: bool) -> Option<Permit> {
+    pub(super) async fn unless_shared(
+        self: &Rc<Self>,
+        permit: Permit,
+        is_asked_for: bool,
+    ) -> Option<Permit> {
         let repo = permit.repo().clone();
         let begun = tokio::select! {
             biased;

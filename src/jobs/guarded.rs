@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::breaker::{Breaker, Hears, Outcome};
 use crate::store::remote::objects::{
-    Condition, Content, Found, Got, Listed, ObjectError, Objects, Version,
+    Condition, Content, Found, Got, Listed, ObjectError, Objects, Page, Version,
 };
 use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
 
@@ -106,6 +106,12 @@ impl Guarded {
     /// The process is about to end.
     pub(super) fn end_uploads(&self) {
         self.objects.end_uploads();
+    }
+
+    /// A page of what lies below a directory: the first, or that behind another one.
+    pub(super) async fn page(&self, dir: &str, after: Option<String>) -> Result<Page, ObjectError> {
+        let answer = self.objects.page(dir, after);
+        self.ask(StoreRequest::List, ("list", dir), answer).await
     }
 
     async fn ask<T>(

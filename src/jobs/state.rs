@@ -20,6 +20,7 @@ use super::shared::Shared;
 use super::tips::Colds;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
+use super::warm::Warmth;
 use super::workshop::Workshop;
 use crate::access::own::OwnTokens;
 use crate::access::permissions::Permissions;
@@ -56,6 +57,7 @@ pub(crate) struct Jobs {
     pub(super) faults: Faults,
     /// The object store that servers share.
     pub(super) shared: Option<Shared>,
+    pub(super) warmth: Warmth,
     /// For the threads that jobs start.
     pub(super) plane: Handle<Jobs>,
     pub(super) git: Git,
@@ -129,6 +131,8 @@ pub(crate) struct JobsContext {
     pub permissions: Arc<Permissions>,
     /// The object store that servers share.
     pub store: Option<(AnyStore, Option<Signs>)>,
+    /// Whether what others have used lately is here.
+    pub warmth: Warmth,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -148,6 +152,9 @@ pub(crate) fn run(
         spawn_local(begin.clone().keep_fresh());
         spawn_local(begin.clone().keep_maintained());
         spawn_local(begin.clone().keep_shared());
+        spawn_local(begin.clone().keep_used());
+        spawn_local(begin.clone().warm_up());
+        spawn_local(begin.clone().keep_store_small());
         spawn_local(begin.keep_swept());
         ready();
     })?;
@@ -172,6 +179,7 @@ impl Jobs {
             own,
             permissions,
             store,
+            warmth,
             faults,
         } = context;
         let policy = policy_of(&config, &permissions);
@@ -189,6 +197,7 @@ impl Jobs {
             askers: Askers::default(),
             faults,
             shared,
+            warmth,
             plane,
             uring,
             schedule: std::cell::RefCell::new(Schedule::new(policy)),

@@ -237,7 +237,8 @@ impl Jobs {
         }
         // The semaphore is never closed, so this only waits.
         let _turn = shared.looks.acquire().await;
-        self.sweep_if_due(shared, (repo, &place), base).await
+        self.sweep_if_due(shared, (repo, &place), base).await?;
+        self.note_used(shared, (repo, &place), base).await
     }
 
     /// Removes what was replaced by this server, or by an earlier process of it, where nobody uses the repository now.

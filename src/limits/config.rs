@@ -69,6 +69,16 @@ pub const CLONE_SIZE_DEFAULT_PERCENT: u8 = 50;
 pub const GIT_MEMORY_DEFAULT_BYTES: u64 = 4 << 30;
 /// Least memory that may be configured: below it git does not clone the smallest repository.
 pub const GIT_MEMORY_MIN_BYTES: u64 = 128 << 20;
+/// Default share of the file system that a server which starts with an empty disk takes from a store.
+pub const WARM_LIMIT_DEFAULT_PERCENT: u8 = 25;
+/// Default time for that: 5 min.
+pub const WARM_FOR_DEFAULT_MS: u64 = 5 * MINUTE_MS;
+/// Longest such time that may be configured: 1 day.
+pub const WARM_FOR_MAX_MS: u64 = 24 * HOUR_MS;
+/// Default time for which what nobody uses stays in a store: 30 days.
+pub const STORE_EXPIRY_DEFAULT_MS: u64 = 720 * HOUR_MS;
+/// Least such time: who uses something says so there once a day.
+pub const STORE_EXPIRY_MIN_MS: u64 = 48 * HOUR_MS;
 /// Longest upstream host name with its port. It becomes one directory name under `mirrors/`.
 pub const HOST_MAX_BYTES: usize = 253;
 /// The longest name that Linux file systems take.

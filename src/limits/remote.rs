@@ -128,3 +128,31 @@ const _: () = assert!(DOWNLOADS_MAX as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20);
 const _: () = assert!(DOWNLOADS_AT_ONCE <= DOWNLOADS_MAX);
 const _: () = assert!(SUM_PIECE_BYTES <= DOWNLOAD_PIECE_BYTES);
 const _: () = assert!(RAISES_TOLD_MAX * 200 <= SMALL_OBJECT_BYTES_MAX);
+
+/// So many repositories are told of as used lately,
+pub const USED_NAMES_MAX: usize = 1000;
+/// of which no name is longer: a host, a path, and what is between them;
+pub const USED_NAME_BYTES_MAX: usize = 255 + 1 + 1024;
+/// and all together are no longer.
+pub const USED_NAMES_BYTES_MAX: usize = 160 << 10;
+/// To so much of an hour they are told when;
+pub const USED_STEP_MS: u64 = HOUR_MS;
+/// how often others are told what is used here,
+pub const USED_TOLD_MS: u64 = HOUR_MS;
+/// and after the start of the server: who is there for less than an hour tells it as well.
+pub const USED_FIRST_MS: u64 = 60 * SECOND_MS;
+
+// Beside a name stand its hour and what makes it JSON.
+const _: () = assert!(USED_NAMES_BYTES_MAX + USED_NAMES_MAX * 60 + 1024 <= SMALL_OBJECT_BYTES_MAX);
+
+/// So many repositories that were used lately are taken at once by a server that starts.
+pub const WARMED_AT_ONCE: usize = 4;
+
+/// The day of a use, and how much of one a head says.
+pub const USED_DAY_MS: u64 = 24 * HOUR_MS;
+/// How often a server looks whether all heads are to be looked at, which somebody does each `STORE_SWEEP_MS`,
+pub const STORE_EXPIRY_LOOK_MS: u64 = HOUR_MS / 2;
+/// and after so long for as long as something is on its way out.
+pub const STORE_EXPIRY_STEP_MS: u64 = HOUR_MS;
+/// So many of the repositories that were used least lately are known at once: 100 bytes each.
+pub const STORE_LEAST_USED_MAX: usize = 1 << 14;

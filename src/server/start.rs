@@ -21,6 +21,7 @@ use crate::faults::Faults;
 use crate::http::net::door::Door;
 use crate::jobs::plane::{self, Handle, Queue};
 use crate::jobs::state::{Jobs, JobsContext};
+use crate::jobs::warm::Warmth;
 use crate::jobs::workshop::Workshop;
 use crate::limits::TAKING_SLOW_MS;
 use crate::mirror::Via;
@@ -54,6 +55,7 @@ pub(super) struct Prepared {
     pub(super) permissions: Arc<Permissions>,
     /// The object store, if there is one.
     pub(super) store: Option<(AnyStore, Option<Signs>)>,
+    pub(super) warmth: Warmth,
     pub(super) faults: Faults,
     pub(super) plane: Plane,
 }
@@ -76,6 +78,7 @@ impl Prepared {
             own: self.in_force.own.clone(),
             permissions: self.permissions.clone(),
             store: self.store.clone(),
+            warmth: self.warmth.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -96,6 +99,7 @@ impl Prepared {
             secrets: self.in_force.secrets.clone(),
             tokens: self.in_force.tokens.clone(),
             permissions: self.permissions.clone(),
+            warmth: self.warmth.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -150,8 +154,10 @@ pub(super) fn prepare(
         faults.young_ms,
     )?);
     let store = open_store(&config)?;
+    let warmth = Warmth::new(!is_to_warm(&config, &catalog));
     Ok(Prepared {
         store,
+        warmth,
         config: Arc::new(config),
         catalog,
         door: Arc::new(door),
@@ -165,6 +171,13 @@ pub(super) fn prepare(
         faults,
         plane,
     })
+}
+
+/// Whether something is to be taken from the store before anybody is sent here: a server that has something has what it
+/// was asked for.
+fn is_to_warm(config: &Config, catalog: &Catalog) -> bool {
+    let store = config.store.as_ref();
+    store.is_some_and(|store| !store.warm_for.is_zero()) && catalog.registry.all().is_empty()
 }
 
 /// Makes the object store ready; whether it answers shows when it is asked.

@@ -65,6 +65,9 @@ pub struct Head {
     /// How many removals there were.
     #[serde(default)]
     pub removals: u64,
+    /// The day on which somebody last used it, in days since 1970; 0 where nobody has said.
+    #[serde(default)]
+    pub used_day: u64,
     /// What another version has written there.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -165,6 +168,7 @@ impl Head {
             condemned: Vec::new(),
             removed: Vec::new(),
             removals: 0,
+            used_day: 0,
             more: Map::new(),
         }
     }

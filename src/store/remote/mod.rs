@@ -7,6 +7,8 @@
 //! PREFIX/v1/repos/HASH/lease.json        who works on the repository
 //! PREFIX/v1/raised.json                  which repositories had something expire lately
 //! PREFIX/v1/store.json                   a random id, made once
+//! PREFIX/v1/lease.json                   who looks for what leaves
+//! PREFIX/v1/used.json                    which were asked for lately
 //! ```
 //!
 //! - [`head`]: what a head says, and what may follow it; functions without any input or output.
@@ -18,6 +20,7 @@
 //! - [`publish`]: parts, then manifests, then one swap of the head.
 //! - [`broken`]: what is to be uploaded again.
 //! - [`collect`]: what nothing names any more leaves, in steps.
+//! - [`expiry`]: whole repositories that nobody uses leave, too.
 //! - [`lease`]: who works on what. Nothing right rests on it.
 //! - [`key`]: names of objects.
 //! - [`bucket`], [`files`], [`any`]: the stores that are known.
@@ -28,6 +31,7 @@
 //! - [`memory`]: what a server remembers of heads, apart from its mirrors.
 //! - [`store_id`]: which store it is.
 //! - [`raised`]: where something has expired, for who does not look at all heads.
+//! - [`used`]: what was asked for lately, for who starts with an empty disk.
 //! - [`twice`]: whether what an upstream lists is believed.
 //! - [`signed`]: where a client gets an object by itself.
 //! - [`probe`]: whether one keeps its promises.
@@ -61,6 +65,7 @@ pub mod bucket;
 pub mod change;
 pub mod collect;
 pub mod entry;
+pub mod expiry;
 pub mod files;
 pub mod head;
 pub mod kept;
@@ -81,3 +86,4 @@ pub mod store_id;
 pub mod sums;
 pub mod swap;
 pub mod twice;
+pub mod used;

@@ -14,7 +14,7 @@ use crate::limits::{
 
 impl Head {
     /// What follows it when somebody writes: the next sequence, his write, and nothing else.
-    fn followed_by(&self, write: RandomId) -> Head {
+    pub(super) fn followed_by(&self, write: RandomId) -> Head {
         let mut next = self.clone();
         next.sequence += 1;
         // There is none of one that is only thought of.
@@ -189,7 +189,7 @@ impl Head {
     }
 
     /// Parts are what is named; what is named no more is condemned, and what is named again is not.
-    fn settle(&mut self, known: Vec<Stored>, now_unix_ms: u64) {
+    pub(super) fn settle(&mut self, known: Vec<Stored>, now_unix_ms: u64) {
         let named: BTreeSet<PartKey> = self.named().into_iter().cloned().collect();
         let before = std::mem::take(&mut self.parts);
         let mut all: BTreeMap<PartKey, Stored> = BTreeMap::new();

@@ -136,6 +136,8 @@ pub enum Level {
     StoreResting,
     /// A mirror that may have what has expired at another server.
     StoreBehind,
+    /// A repository that is to be taken from the store before the server says that it is ready.
+    StoreWarming,
     /// Work that has a place.
     WorkRunning(WorkClass),
     /// Work that waits for one.
@@ -149,6 +151,7 @@ impl Level {
             Self::BuildsRunning => BASES[Id::BuildsRunning as usize],
             Self::StoreResting => BASES[Id::StoreResting as usize],
             Self::StoreBehind => BASES[Id::StoreBehind as usize],
+            Self::StoreWarming => BASES[Id::StoreWarming as usize],
             Self::WorkRunning(class) => BASES[Id::WorkRunning as usize] + class as usize,
             Self::WorkWaiting(class) => BASES[Id::WorkWaiting as usize] + class as usize,
         }

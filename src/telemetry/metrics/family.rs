@@ -19,7 +19,7 @@ const fn gauge(id: Id, name: &'static str, help: &'static str) -> Family {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 58] = [
+pub(crate) const FAMILIES: [Family; 59] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -229,6 +229,11 @@ pub(crate) const FAMILIES: [Family; 58] = [
         Id::StoreBehind,
         "tarpon_store_behind",
         "Mirrors that may have what has expired at another server, and share nothing until they were compared.",
+    ),
+    gauge(
+        Id::StoreWarming,
+        "tarpon_store_warming",
+        "Repositories that are still to be taken from the object store before /_readiness is answered 200.",
     ),
     Family {
         id: Id::Comparisons,

@@ -30,6 +30,7 @@ pub(super) enum Id {
     StoreUploadedBytes,
     StoreResting,
     StoreBehind,
+    StoreWarming,
     Comparisons,
     Fetches,
     AnnexFetches,

@@ -1,0 +1,326 @@
+//! What nobody uses leaves the store, and what is used least where there is too much of it ([`expiry`]). Whoever has the lease
+//! looks at all heads once a day, and each hour for as long as something is on its way out. Two that look at once do no harm.
+
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::shared::{ShareError, Shared, causes};
+use super::state::Jobs;
+use crate::io::clock::unix_ms;
+use crate::limits::{
+    LEASE_MS, STORE_EXPIRY_LOOK_MS, STORE_EXPIRY_STEP_MS, STORE_LEAST_USED_MAX, STORE_SWEEP_MS,
+};
+use crate::manifest::id::is_lower_hex;
+use crate::repos::repo::Repo;
+use crate::store::remote::collect::sweep;
+use crate::store::remote::expiry::{Fate, change_head, day_of, head_in, remove_head};
+use crate::store::remote::head::{Condemned, Head};
+use crate::store::remote::key::{Place, RandomId};
+use crate::store::remote::lease::Watch;
+use crate::store::remote::publish::{Base, Draw, SystemRandom};
+
+/// Who looks at all of the store.
+const LEASE: &str = "v1/lease.json";
+/// Where repositories are.
+const REPOSITORIES: &str = "v1/repos";
+
+/// A repository that may leave; the one that was used least lately is the first in order.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Least {
+    used_day: u64,
+    bytes: u64,
+    dir: String,
+}
+
+/// What a look at all heads has come to.
+#[derive(Debug, Default)]
+struct Totals {
+    repositories: usize,
+    /// What heads name.
+    named_bytes: u64,
+    emptied: usize,
+    removed: usize,
+    /// Something is condemned, and will be removed.
+    is_on_its_way: bool,
+    /// So many of them that were used least lately, the one of these that was used last on top.
+    least: BinaryHeap<Least>,
+}
+
+impl Totals {
+    fn note(&mut self, dir: &str, head: &Head) {
+        self.named_bytes = self.named_bytes.saturating_add(head.named_bytes());
+        self.least.push(Least {
+            used_day: head.used_day,
+            bytes: head.named_bytes(),
+            dir: dir.to_owned(),
+        });
+        if self.least.len() > STORE_LEAST_USED_MAX {
+            self.least.pop();
+        }
+    }
+}
+
+/// The lease, for as long as it is this server's.
+struct Held<'s> {
+    shared: &'s Shared,
+    watch: &'s mut Watch,
+    me: RandomId,
+    renewed: Instant,
+}
+
+impl Held<'_> {
+    async fn take(&mut self) -> Result<bool, ShareError> {
+        self.renewed = Instant::now();
+        let (random, objects) = (&mut SystemRandom, &self.shared.objects);
+        let clock = (random, || objects.now_ms());
+        Ok(self.watch.take(objects, LEASE, self.me, clock).await?)
+    }
+
+    /// It is renewed by work done; whether it is still held.
+    async fn keep(&mut self) -> Result<bool, ShareError> {
+        match self.renewed.elapsed() < Duration::from_millis(LEASE_MS / 4) {
+            true => Ok(true),
+            false => self.take().await,
+        }
+    }
+
+    async fn give_back(&mut self) -> Result<(), ShareError> {
+        let objects = &self.shared.objects;
+        let random = &mut SystemRandom;
+        Ok(self
+            .watch
+            .give_back(objects, LEASE, self.me, random)
+            .await?)
+    }
+}
+
+impl Jobs {
+    /// See the module's text.
+    pub(super) async fn keep_store_small(self: Rc<Self>) {
+        let shared = self.shared.as_ref();
+        let Some(shared) = shared.filter(|shared| !shared.is_readonly) else {
+            return;
+        };
+        let look_ms = self.faults.store_expiry_ms.unwrap_or(STORE_EXPIRY_LOOK_MS);
+        let (mut watch, me) = (Watch::default(), SystemRandom.draw());
+        let mut next = Instant::now();
+        loop {
+            let wait_ms = look_ms / 2 + SystemRandom::below(look_ms);
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            if Instant::now() < next || shared.objects.rests() {
+                continue;
+            }
+            let held = Held {
+                shared,
+                watch: &mut watch,
+                me,
+                renewed: Instant::now(),
+            };
+            let again_ms = match self.look_at_all(shared, held).await {
+                Ok(Some(seen)) if !seen.is_on_its_way => STORE_SWEEP_MS,
+                Ok(Some(_)) => STORE_EXPIRY_STEP_MS,
+                // Somebody else does it.
+                Ok(None) => 0,
+                Err(why) => {
+                    tracing::debug!("not all of the store was looked at: {}", causes(&why));
+                    0
+                }
+            };
+            let again_ms = self.faults.store_expiry_ms.map_or(again_ms, |_| 0);
+            next = Instant::now() + Duration::from_millis(again_ms);
+        }
+    }
+
+    async fn look_at_all(
+        &self,
+        shared: &Shared,
+        mut held: Held<'_>,
+    ) -> Result<Option<Totals>, ShareError> {
+        if !held.take().await? {
+            return Ok(None);
+        }
+        let looked = self.look_at_heads(shared, &mut held).await;
+        // It expires by itself where that fails.
+        let given_back = held.give_back().await;
+        let seen = looked?;
+        given_back?;
+        if let Some(seen) = &seen {
+            let (repositories, bytes) = (seen.repositories, seen.named_bytes);
+            let (emptied, removed) = (seen.emptied, seen.removed);
+            tracing::info!(
+                repositories,
+                bytes,
+                emptied,
+                removed,
+                "looked at all of the store"
+            );
+        }
+        Ok(seen)
+    }
+
+    /// `None` if the lease was lost.
+    async fn look_at_heads(
+        &self,
+        shared: &Shared,
+        held: &mut Held<'_>,
+    ) -> Result<Option<Totals>, ShareError> {
+        let (mut seen, mut after, mut is_first) = (Totals::default(), None, true);
+        while is_first || after.is_some() {
+            let page = shared.objects.page(REPOSITORIES, after.take()).await?;
+            is_first = false;
+            let is_one = |name: &&String| name.len() == 32 && is_lower_hex(name.as_bytes());
+            for name in page.dirs.iter().filter(is_one) {
+                if !held.keep().await? {
+                    return Ok(None);
+                }
+                let dir = format!("{REPOSITORIES}/{name}");
+                self.look_at_one(shared, &dir, &mut seen).await?;
+            }
+            after = page.next;
+        }
+        self.make_small(shared, held, &mut seen).await?;
+        Ok(Some(seen))
+    }
+
+    async fn look_at_one(
+        &self,
+        shared: &Shared,
+        dir: &str,
+        seen: &mut Totals,
+    ) -> Result<(), ShareError> {
+        let Some((place, head)) = head_in(&shared.objects, dir).await? else {
+            return Ok(());
+        };
+        seen.repositories += 1;
+        let (day, expiry_ms) = (day_of(unix_ms()), self.store_expiry_ms());
+        match head.fate(expiry_ms, day) {
+            Fate::Stays => {}
+            Fate::NoteToday => {
+                let note = |head: &Head, write| {
+                    (head.fate(expiry_ms, day) == Fate::NoteToday).then(|| head.used_on(day, write))
+                };
+                change_head(&shared.objects, &place, &mut SystemRandom, note).await?;
+            }
+            Fate::Empty => {
+                let is_due = |head: &Head| head.fate(expiry_ms, day) == Fate::Empty;
+                let why = "nobody has used it for long";
+                self.empty(shared, &place, (seen, why, is_due)).await?;
+                return Ok(());
+            }
+            Fate::Remove => {
+                let is_due = |head: &Head| head.fate(expiry_ms, day) == Fate::Remove;
+                let is_gone = remove_head(&shared.objects, &place, is_due).await?;
+                seen.removed += usize::from(is_gone);
+                return Ok(());
+            }
+        }
+        self.sweep_idle(shared, &place, &head).await?;
+        seen.is_on_its_way |= !head.condemned.is_empty();
+        if !head.is_empty() {
+            seen.note(dir, &head);
+        }
+        Ok(())
+    }
+
+    /// Condemns all that a head names, if it is due still.
+    async fn empty(
+        &self,
+        shared: &Shared,
+        place: &Place,
+        (seen, why, is_due): (&mut Totals, &str, impl Fn(&Head) -> bool),
+    ) -> Result<(), ShareError> {
+        let now_unix_ms = unix_ms();
+        let next = |head: &Head, write| is_due(head).then(|| head.emptied((write, now_unix_ms)));
+        if change_head(&shared.objects, place, &mut SystemRandom, next).await? {
+            seen.emptied += 1;
+            seen.is_on_its_way = true;
+            let repository = format!("{}/{}", place.identity.host, place.identity.path);
+            tracing::info!(repository, "leaves the store: {why}");
+        }
+        Ok(())
+    }
+
+    /// Of a repository that nobody uses nobody removes what was condemned.
+    async fn sweep_idle(
+        &self,
+        shared: &Shared,
+        place: &Place,
+        head: &Head,
+    ) -> Result<(), ShareError> {
+        let now_unix_ms = unix_ms();
+        let kept_ms = self.kept().as_millis() as u64;
+        let is_due =
+            |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
+        // What was given up is removed with what is condemned next; nothing is of an empty one.
+        let is_left = head.is_empty() && !head.removed.is_empty();
+        if head.condemned.iter().any(is_due) || is_left {
+            let stamp = (&mut SystemRandom, now_unix_ms);
+            sweep(&shared.objects, place, is_due, stamp).await?;
+        }
+        Ok(())
+    }
+
+    /// Empties what was used least lately, until no more is named than may be. What somebody used today or yesterday stays.
+    async fn make_small(
+        &self,
+        shared: &Shared,
+        held: &mut Held<'_>,
+        seen: &mut Totals,
+    ) -> Result<(), ShareError> {
+        let limit = self
+            .config
+            .store
+            .as_ref()
+            .and_then(|store| store.limit_bytes);
+        let Some(limit) = limit else { return Ok(()) };
+        let day = day_of(unix_ms());
+        let least = std::mem::take(&mut seen.least).into_sorted_vec();
+        for one in least {
+            if seen.named_bytes <= limit {
+                return Ok(());
+            }
+            if one.used_day + 1 >= day || !held.keep().await? {
+                break;
+            }
+            let Some((place, _)) = head_in(&shared.objects, &one.dir).await? else {
+                continue;
+            };
+            let is_due = |head: &Head| head.used_day == one.used_day && !head.is_empty();
+            let before = seen.emptied;
+            let why = "there is more than --store-limit, and it was used least lately";
+            self.empty(shared, &place, (seen, why, is_due)).await?;
+            if seen.emptied > before {
+                seen.named_bytes = seen.named_bytes.saturating_sub(one.bytes);
+            }
+        }
+        if seen.named_bytes > limit {
+            let bytes = seen.named_bytes;
+            tracing::warn!(bytes, limit, "more is used in the store than --store-limit");
+        }
+        Ok(())
+    }
+
+    fn store_expiry_ms(&self) -> u64 {
+        let store = self.config.store.as_ref();
+        let expiry = store.map(|store| store.expiry.as_millis());
+        u64::try_from(expiry.unwrap_or(u128::MAX)).unwrap_or(u64::MAX)
+    }
+
+    /// Has the head of what somebody uses say so, once a day.
+    pub(super) async fn note_used(
+        &self,
+        shared: &Shared,
+        (repo, place): (&Arc<Repo>, &Place),
+        base: &Base,
+    ) -> Result<(), ShareError> {
+        let day = day_of(unix_ms());
+        if repo.asked.is_in_use() && base.is_there() && base.head.wants_day(day) {
+            // Whoever has written meanwhile may have said it: the next look sees.
+            let next = |head: &Head, write| head.wants_day(day).then(|| head.used_on(day, write));
+            change_head(&shared.objects, place, &mut SystemRandom, next).await?;
+        }
+        Ok(())
+    }
+}
