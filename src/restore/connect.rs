@@ -1,7 +1,7 @@
 //! Finds a server and makes a TCP connection, and gives up as soon as the restore is to stop.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -9,11 +9,32 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::stop::Stop;
+use super::url::Server;
 use crate::io::net;
-use crate::limits::INTERRUPT_POLL_MS;
+use crate::limits::{CONNECT_TIMEOUT_MS, INTERRUPT_POLL_MS};
+
+/// A connection to a server, on which nothing was said yet, at an address that `may` be gone to.
+pub(super) fn reach(
+    server: &Server,
+    stop: &Stop,
+    may: impl Fn(IpAddr) -> bool,
+) -> io::Result<TcpStream> {
+    let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
+    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+    let addresses = resolve(&server.address, limit, stop);
+    let mut addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
+    addresses.retain(|address| may(address.ip()));
+    let socket = connect(&addresses, limit, stop);
+    let socket = socket.map_err(|e| failed("cannot connect", e))?;
+    socket.set_nodelay(true)?;
+    net::notice_dead_peer(&socket)?;
+    socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
+    socket.set_write_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
+    Ok(socket)
+}
 
 /// The addresses of `name`, which is `HOST:PORT`.
-pub(super) fn resolve(name: &str, limit: Duration, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
+fn resolve(name: &str, limit: Duration, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = name.parse() {
         return Ok(vec![address]);
     }
@@ -61,11 +82,7 @@ fn slice_of(deadline: Instant, stop: &Stop) -> io::Result<Duration> {
 
 /// Connects to the first of `addresses` that answers. All of them together get `limit`: each an
 /// equal share of what those before it have left. Gives the error of the last one.
-pub(super) fn connect(
-    addresses: &[SocketAddr],
-    limit: Duration,
-    stop: &Stop,
-) -> io::Result<TcpStream> {
+fn connect(addresses: &[SocketAddr], limit: Duration, stop: &Stop) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for (before, address) in addresses.iter().enumerate() {

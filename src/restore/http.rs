@@ -7,12 +7,12 @@
 //! of an object).
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::answer::{Answer, Body, bad};
-use super::connect::{connect, resolve};
+use super::connect::reach;
 use super::credentials;
 use super::distrust::ALERT_BEGIN;
 use super::error::RestoreError;
@@ -21,13 +21,15 @@ use super::login::Field;
 use super::pace::Pace;
 use super::request::Request;
 use super::said::said;
+use super::straight::Store;
 use super::wire::{Came, Wire, is_pause};
 use crate::config::GivenUrl;
-use crate::io::net;
 use crate::limits::{
-    BUSY_WORDS_BYTES_MAX, CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, INTERRUPT_POLL_MS,
-    RESTORE_REDIRECTS_MAX, SMALL_ANSWER_BYTES_MAX,
+    BUSY_WORDS_BYTES_MAX, CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, RESTORE_REDIRECTS_MAX,
+    SMALL_ANSWER_BYTES_MAX,
 };
+
+mod aside;
 
 /// How much of a body is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +55,12 @@ pub(super) struct Conn<'a> {
     at: usize,
     rest: Rest,
     closes: bool,
+    /// Whether an answer has come on it: one that is idle may be closed by then.
+    has_answered: bool,
     /// A connection to the server's store, where it has sent this one before.
     pub(super) aside: Option<Box<Conn<'a>>>,
+    /// The store that this one is to.
+    store: Option<&'a Store>,
 }
 
 /// How long bytes may be waited for.
@@ -66,34 +72,25 @@ enum Patience {
     Silent(Duration),
 }
 
-/// A connection to the server of `link`, on which nothing was said yet.
-fn reach(link: Link<'_>) -> io::Result<std::net::TcpStream> {
-    let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
-    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
-    let addresses = resolve(&link.server.address, limit, link.stop);
-    let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
-    let socket = connect(&addresses, limit, link.stop);
-    let socket = socket.map_err(|e| failed("cannot connect", e))?;
-    socket.set_nodelay(true)?;
-    net::notice_dead_peer(&socket)?;
-    socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
-    socket.set_write_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
-    Ok(socket)
-}
-
 impl<'a> Conn<'a> {
     /// Connects to the server of `link`. Errors say which step of it failed, not to whom: that is the caller's.
     /// The link's `stall` bounds the time without a byte of a body, and twice as long that with a few.
     pub(super) fn open(link: Link<'a>) -> io::Result<Conn<'a>> {
+        Conn::open_where(link, |_| true)
+    }
+
+    fn open_where(link: Link<'a>, may: impl Fn(IpAddr) -> bool) -> io::Result<Conn<'a>> {
         let mut conn = Conn {
-            wire: Wire::new(reach(link)?, link.tls)?,
+            wire: Wire::new(reach(link.server, link.stop, may)?, link.tls)?,
             link,
             pace: Pace::new(link.stall),
             buffer: Vec::new(),
             at: 0,
             rest: Rest::Done,
             closes: false,
+            has_answered: false,
             aside: None,
+            store: None,
         };
         conn.shake()?;
         Ok(conn)
@@ -267,7 +264,10 @@ impl<'a> Conn<'a> {
             self.at = 0;
             match self.parse_head()? {
                 Some(answer) if answer.is_interim() => interim_bytes += self.at,
-                Some(answer) => return Ok(answer),
+                Some(answer) => {
+                    self.has_answered = true;
+                    return Ok(answer);
+                }
                 None => self.fill(begun, limit)?,
             }
             if interim_bytes + self.buffer.len() - self.at >= HEAD_BYTES_MAX {
@@ -367,6 +367,13 @@ impl<'a> Conn<'a> {
         self.pace.begin();
         let got = self.read_some(into);
         self.pace.end(*got.as_ref().unwrap_or(&0));
+        let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+        if let (Err(error), Some(store)) = (&got, self.store)
+            && is_late(error)
+        {
+            // It would cost as long each time.
+            store.is_left();
+        }
         got
     }
 

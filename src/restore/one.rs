@@ -98,13 +98,7 @@ impl Restore<'_> {
         }
         if args.update
             && base.is_some()
-            && let Some(updated) = renew::run(
-                args,
-                link,
-                &self.wanted,
-                self.dates,
-                (self.nest, &restore_one),
-            )?
+            && let Some(updated) = self.renewed()?
         {
             return Ok(updated);
         }
@@ -130,6 +124,7 @@ impl Restore<'_> {
                 Ok(summary) => return Ok(summary),
                 Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
                 Err(e) if self.seed.as_ref().is_some_and(|seed| seed.is_to_blame(&e)) => {}
+                Err(e) if link.straight.is_to_blame(&e) => self.leaves_store(&e),
                 Err(e @ RestoreError::Corrupt { .. }) if !told && link.corrupt.get().is_some() => {
                     told = true;
                     let text = format!("{e}; the server is told, and asked for another");
@@ -145,6 +140,26 @@ impl Restore<'_> {
         }
         link.stop.clear();
         self.clone(error)
+    }
+
+    /// Brings a working copy up to date, if there is one: once more without the store, where what came from there was wrong.
+    fn renewed(&self) -> Result<Option<Summary>, RestoreError> {
+        let link = self.link;
+        loop {
+            let nested = (self.nest, &restore_one as _);
+            let renewed = renew::run(self.args, link, &self.wanted, self.dates, nested);
+            match renewed {
+                Err(e) if link.straight.is_to_blame(&e) => self.leaves_store(&e),
+                renewed => return renewed,
+            }
+            link.progress.begins_again();
+            link.stop.clear();
+        }
+    }
+
+    fn leaves_store(&self, error: &RestoreError) {
+        let text = format!("{error}; what came from the store is asked for again, from the server");
+        self.link.progress.say(&text);
     }
 
     /// Clones from the upstream after the `error` of the server's.
@@ -183,7 +198,8 @@ impl Restore<'_> {
 
     /// Has the server told in the next request that what it gave under this tag is corrupt, if it is that.
     fn doubt(&self, tag: Option<&String>, error: RestoreError) -> RestoreError {
-        let is_servers = !self.seed.as_ref().is_some_and(Seed::may_be_wrong);
+        let is_seeds = self.seed.as_ref().is_some_and(Seed::may_be_wrong);
+        let is_servers = !is_seeds && !self.link.straight.may_be_wrong();
         if let (RestoreError::Corrupt { .. }, Some(tag), true) = (&error, tag, is_servers) {
             // Only the first: the server is told once.
             let _ = self.link.corrupt.set(tag.clone());

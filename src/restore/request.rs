@@ -11,6 +11,8 @@ pub(super) struct Request<'r> {
     pub target: &'r str,
     pub fields: &'r [(&'r str, &'r str)],
     pub body: &'r [u8],
+    /// Whether it is asked of another target where the answer says so.
+    pub follows: bool,
 }
 
 impl<'r> Request<'r> {
@@ -20,6 +22,7 @@ impl<'r> Request<'r> {
             target,
             fields,
             body: b"",
+            follows: true,
         }
     }
 
@@ -33,6 +36,15 @@ impl<'r> Request<'r> {
             target,
             fields,
             body,
+            follows: true,
+        }
+    }
+
+    /// The same, asked of nobody else.
+    pub(super) fn unfollowed(self) -> Request<'r> {
+        Request {
+            follows: false,
+            ..self
         }
     }
 
@@ -68,6 +80,7 @@ impl<'r> Request<'r> {
     /// section 15.4).
     pub(super) fn may_follow(&self, status: u16) -> bool {
         match status {
+            _ if !self.follows => false,
             307 | 308 => true,
             301..=303 => self.method == "GET",
             _ => false,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::answer::Answer;
 use super::error::RestoreError;
@@ -71,7 +72,12 @@ impl<'a> Source<'a> {
         let range = format!("bytes={}-{}", wanted.start, wanted.end - 1);
         let mut fields = vec![("Range", range.as_str())];
         fields.extend(store.map(|store| (STORE, store.origin())));
-        let answer = conn.ask(&Request::get(&target, &fields), self.link.stall)?;
+        let request = Request::get(&target, &fields);
+        let answer = match conn.ask(&request, self.link.stall) {
+            // Nothing was asked in vain.
+            Err(why) if conn.revive(&why)? => conn.ask(&request, self.link.stall)?,
+            asked => asked?,
+        };
         match (answer.status, store) {
             (206, _) if is_wanted(&answer, part, wanted) => Ok(Sent::Here),
             // Another length, or gone: there is another manifest.
@@ -101,29 +107,47 @@ impl<'a> Source<'a> {
         };
         let range = format!("bytes={}-{}", wanted.start, wanted.end - 1);
         let fields = [("Range", range.as_str())];
-        let request = Request::get(&target, &fields);
+        let request = Request::get(&target, &fields).unfollowed();
         let ask = |mut aside: Box<Conn<'a>>| {
-            let answer = aside.ask(&request, self.link.stall)?;
-            Ok::<_, io::Error>((aside, answer))
+            let stall = self.link.stall;
+            // Nobody waits for one that is busy.
+            let asked = aside.ask_patiently(&request, stall, Duration::ZERO);
+            if let Err(why) = &asked
+                && aside.was_closed(why)
+            {
+                return Ok(None);
+            }
+            Ok::<_, io::Error>(Some((aside, asked?)))
         };
         let aside = conn.aside.take().filter(|aside| aside.is_reusable());
-        // One that was open may have been closed meanwhile.
-        let asked = aside.and_then(|aside| ask(aside).ok());
         let link = Link {
             server: &store.server,
             tls: store.tls.as_ref(),
             login: &store.login,
             ..self.link
         };
-        let afresh = || ask(Box::new(Conn::open(link)?));
-        match asked.map_or_else(afresh, Ok) {
-            Ok((aside, answer)) if answer.status == 206 && is_wanted(&answer, part, wanted) => {
+        // One that was open may have been closed meanwhile.
+        let asked = match aside.map(ask) {
+            Some(Ok(None)) | None => {
+                let afresh = conn.open_aside(link, store);
+                afresh.and_then(|aside| ask(Box::new(aside)))
+            }
+            Some(asked) => asked,
+        };
+        match asked {
+            Ok(Some((aside, answer)))
+                if answer.status == 206 && is_wanted(&answer, part, wanted) =>
+            {
                 conn.aside = Some(aside);
+                store.gives();
                 Sent::There
             }
-            Ok(_) => Sent::Nowhere,
-            Err(_) => {
-                store.is_not_reached();
+            Ok(Some(_)) => Sent::Nowhere,
+            Ok(None) | Err(_) => {
+                // Where the restore ends nobody has waited for it.
+                if !self.link.stop.is_set() {
+                    store.is_left();
+                }
                 Sent::Nowhere
             }
         }

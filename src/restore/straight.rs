@@ -2,13 +2,19 @@
 //!
 //! Only the answer with a manifest names a store, and only that origin is gone to, with nothing that says who asks. What comes
 //! from there is compared as what the server sends. Each stretch is asked for there once: whatever becomes of it, the next try
-//! is the server's. A store that cannot be reached is left for good, and so is any once an archive was found corrupt.
+//! is the server's. A store that cannot be reached or that stalls is left for good, and so is any once an archive was found
+//! corrupt of which something came from there: the server then gives what is asked for again, and is not told that what it has
+//! were wrong.
+//!
+//! Nobody is sent to an address that only he can reach: see [`may_send`].
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::error::RestoreError;
 use super::login::Login;
 use super::tls::{Files, Tls};
 use super::url::Server;
@@ -33,6 +39,9 @@ pub(super) struct Store {
     /// Nobody: it is told nothing of who asks.
     pub(super) login: Login,
     is_left: AtomicBool,
+    has_given: AtomicBool,
+    /// What it gave was found wrong, and is not used.
+    is_doubted: AtomicBool,
     /// The parts that were asked for there, and up to where.
     asked: Mutex<HashSet<(String, u64)>>,
 }
@@ -52,6 +61,26 @@ impl Straight {
             self.store
                 .get_or_init(|| Store::at(origin, by, self.roots.clone()));
         }
+    }
+
+    /// Whether something that came from the store may be wrong, and was not found so yet.
+    pub(super) fn may_be_wrong(&self) -> bool {
+        let store = self.store.get().and_then(Option::as_ref);
+        store.is_some_and(|it| it.has_given.load(Relaxed) && !it.is_doubted.load(Relaxed))
+    }
+
+    /// Whether a restore may have failed because of what came from there, and another try does without.
+    pub(super) fn is_to_blame(&self, error: &RestoreError) -> bool {
+        let may_be = matches!(
+            error,
+            RestoreError::Corrupt { .. } | RestoreError::Entry { .. }
+        );
+        let is_to_blame = may_be && self.may_be_wrong();
+        if is_to_blame && let Some(Some(store)) = self.store.get() {
+            store.is_left();
+            store.is_doubted.store(true, Relaxed);
+        }
+        is_to_blame
     }
 
     /// The store, if this stretch of a part, by its end, is to be asked for there: once.
@@ -85,6 +114,8 @@ impl Store {
             server,
             login: Login::nobody(),
             is_left: AtomicBool::new(false),
+            has_given: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
             asked: Mutex::default(),
         })
     }
@@ -100,8 +131,74 @@ impl Store {
     }
 
     /// Nothing is asked for there any more.
-    pub(super) fn is_not_reached(&self) {
+    pub(super) fn is_left(&self) {
         self.is_left.store(true, Relaxed);
+    }
+
+    /// Something comes from there.
+    pub(super) fn gives(&self) {
+        self.has_given.store(true, Relaxed);
+    }
+}
+
+/// How far an address leads.
+#[derive(Debug, PartialEq, Eq)]
+enum Reach {
+    /// Nobody is there, or many are.
+    Nobody,
+    /// This machine.
+    Loopback,
+    /// What is on the same wire: a cloud tells its machines secrets there.
+    Link,
+    /// A network that is somebody's own.
+    Private,
+    /// All the world.
+    World,
+}
+
+impl Reach {
+    fn of(address: IpAddr) -> Reach {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Reach::of_v4(v4),
+            IpAddr::V6(v6) => Reach::of_v6(v6),
+        }
+    }
+
+    /// The special ones of RFC 6890.
+    fn of_v4(v4: Ipv4Addr) -> Reach {
+        match v4.octets() {
+            [0 | 224..=255, ..] => Reach::Nobody,
+            [127, ..] => Reach::Loopback,
+            [169, 254, ..] => Reach::Link,
+            [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Reach::Private,
+            // Of a provider, and of tests.
+            [100, 64..=127, ..] | [198, 18..=19, ..] | [192, 0, 0, _] => Reach::Private,
+            _ => Reach::World,
+        }
+    }
+
+    fn of_v6(v6: Ipv6Addr) -> Reach {
+        match v6.segments() {
+            // Addresses of version 4 as others write them.
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                Reach::of_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+            }
+            [0, 0, 0, 0, 0, 0, 0, 1] => Reach::Loopback,
+            [0, 0, 0, 0, 0, 0, ..] | [0xff00..=0xffff, ..] => Reach::Nobody,
+            [0xfe80..=0xfebf, ..] => Reach::Link,
+            [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Reach::Private,
+            _ => Reach::World,
+        }
+    }
+}
+
+/// Whether a server at one address may send a client to another one: to all the world, or to what is as near as it is
+/// itself. So none has its clients ask what only they can reach.
+pub(super) fn may_send(server: IpAddr, to: IpAddr) -> bool {
+    match Reach::of(to) {
+        Reach::World => true,
+        Reach::Nobody => false,
+        reach => reach == Reach::of(server),
     }
 }
 
@@ -132,6 +229,42 @@ mod tests {
         }
         let plain = server("http://tarpon.example.org");
         assert!(Store::at("http://s3.example.org", &plain, None).is_some());
+    }
+
+    #[test]
+    fn nobody_is_sent_to_what_only_he_can_reach() {
+        let may = |server: &str, to: &str| may_send(server.parse().unwrap(), to.parse().unwrap());
+        let of_each = ["127.0.0.1", "169.254.1.1", "10.0.0.1", "8.8.8.8"];
+        for server in of_each {
+            for to in of_each {
+                assert_eq!(
+                    may(server, to),
+                    to == "8.8.8.8" || to == server,
+                    "{server} {to}"
+                );
+            }
+        }
+        for (server, to, is) in [
+            ("10.0.0.1", "192.168.7.7", true),
+            ("10.0.0.1", "fd00::1", true),
+            ("10.0.0.1", "169.254.169.254", false),
+            ("10.0.0.1", "::ffff:127.0.0.1", false),
+            ("8.8.8.8", "::ffff:10.0.0.1", false),
+            ("8.8.8.8", "64:ff9b::a00:1", false),
+            ("8.8.8.8", "64:ff9b::808:808", true),
+            ("8.8.8.8", "100.64.0.1", false),
+            ("::1", "127.0.0.1", true),
+            ("::1", "fe80::1", false),
+            ("fe80::2", "fe80::1", true),
+            ("2001:4860::8", "2001:4860::9", true),
+            ("127.0.0.1", "0.0.0.0", false),
+            ("127.0.0.1", "::", false),
+            ("8.8.8.8", "224.0.0.1", false),
+            ("8.8.8.8", "255.255.255.255", false),
+            ("8.8.8.8", "ff02::1", false),
+        ] {
+            assert_eq!(may(server, to), is, "{server} {to}");
+        }
     }
 
     #[test]

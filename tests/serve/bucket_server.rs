@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::BodyExt;
@@ -33,6 +33,14 @@ pub enum Signed {
     Cut,
     /// A byte of each is another one.
     Flipped,
+    /// The same of what is no file of a pack, unless it is short.
+    FlippedFrames,
+    /// They are sent on to where they are, which would be whole.
+    Moved,
+    /// They begin, and nothing more comes.
+    Stalled,
+    /// They begin late.
+    Late,
 }
 
 /// What happens to the next write of a head.
@@ -68,6 +76,10 @@ struct State {
     allowed: Mutex<Option<Vec<String>>>,
     /// What is said of how the bucket is set up, by what is asked.
     set_up: Mutex<HashMap<String, String>>,
+    /// Whether conditions of writes mean nothing.
+    is_careless: AtomicBool,
+    /// A header without which nothing is answered.
+    needed: Mutex<Option<(&'static str, &'static str)>>,
     /// So many bytes were read of each key, in ranges.
     read: Mutex<HashMap<String, u64>>,
 }
@@ -137,6 +149,16 @@ impl BucketServer {
     /// for `None`.
     pub fn hold(&self, text: Option<&str>) {
         self.state.held.send_replace(text.map(str::to_owned));
+    }
+
+    /// Says of every write that it was taken, whatever its condition.
+    pub fn ignore_conditions(&self) {
+        self.state.is_careless.store(true, Ordering::SeqCst);
+    }
+
+    /// Refuses all that does not say this.
+    pub fn need(&self, name: &'static str, value: &'static str) {
+        *self.state.needed.lock().unwrap() = Some((name, value));
     }
 
     /// The origin at which it is.
@@ -226,18 +248,59 @@ fn range_bytes(headers: &hyper::HeaderMap) -> Option<u64> {
 }
 
 /// Does to an answer what is to become of it.
-async fn treat(signed: Signed, answer: Response<Body>) -> Response<Body> {
+async fn treat(signed: Signed, is_frames: bool, answer: Response<Body>) -> Response<Body> {
+    if signed == Signed::Late {
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    }
     let (mut head, body) = answer.into_parts();
+    if signed == Signed::Stalled {
+        return Response::from_parts(head, Body::http_body_unsync(Stalled::default()));
+    }
     // It has the length that it has.
     head.headers.remove("content-length");
     let mut bytes = body.collect().await.unwrap().to_bytes().to_vec();
     let middle = bytes.len() / 2;
     match signed {
-        Signed::Whole | Signed::Denied => {}
+        Signed::Whole | Signed::Denied | Signed::Late => {}
+        Signed::FlippedFrames if !is_frames => {}
+        Signed::Moved | Signed::Stalled => {}
         Signed::Cut => bytes.truncate(middle),
-        Signed::Flipped => bytes[middle] ^= 1,
+        Signed::Flipped | Signed::FlippedFrames => bytes[middle] ^= 1,
     }
     Response::from_parts(head, Body::from(Bytes::from(bytes)))
+}
+
+/// Sends a reader on to another key of the same origin.
+fn moved(target: &str) -> Response<Body> {
+    let mut answer = status(StatusCode::TEMPORARY_REDIRECT);
+    let location = format!("{target}&moved").parse().expect("a location");
+    answer.headers_mut().insert("location", location);
+    answer
+}
+
+/// A body that begins and does not go on.
+#[derive(Default)]
+struct Stalled {
+    has_begun: bool,
+}
+
+impl hyper::body::Body for Stalled {
+    type Data = Bytes;
+    type Error = s3s::StdError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, s3s::StdError>>> {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        match is_first {
+            true => {
+                let piece = Bytes::from_static(&[0; 9]);
+                std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(piece))))
+            }
+            false => std::task::Poll::Pending,
+        }
+    }
 }
 
 /// By what permission a request is made.
@@ -315,6 +378,10 @@ async fn answer(
     state: Arc<State>,
 ) -> Result<Response<Body>, HttpError> {
     let (head, body) = request.into_parts();
+    let needed = *state.needed.lock().unwrap();
+    if needed.is_some_and(|(name, value)| head.headers.get(name).is_none_or(|it| it != value)) {
+        return Ok(status(StatusCode::FORBIDDEN));
+    }
     let is_write = matches!(head.method, Method::PUT | Method::POST | Method::DELETE);
     let body = body.collect().await.map_err(|e| HttpError::new(e.into()))?;
     let body: Bytes = body.to_bytes();
@@ -359,16 +426,25 @@ async fn answer(
     );
     let known = head.headers.get("if-none-match").cloned();
     let request = Request::from_parts(head, Body::from(body));
-    let answer = service.call(request).await?;
+    let mut answer = service.call(request).await?;
+    let is_refused = answer.status() == StatusCode::PRECONDITION_FAILED;
+    if is_refused && state.is_careless.load(Ordering::SeqCst) {
+        answer = status(StatusCode::OK);
+        answer
+            .headers_mut()
+            .insert("etag", "\"0\"".parse().unwrap());
+    }
     if known.is_some() && known == answer.headers().get("etag").cloned() {
         state.asked.lock().unwrap().push(format!("304 {key}"));
         return Ok(status(StatusCode::NOT_MODIFIED));
     }
     let answer = set_up(&state, is_put, query.as_deref(), answer);
     let signed = *state.signed.lock().unwrap();
+    let is_frames = !key.contains("/pack-");
     let answer = match signed.filter(|_| is_signed && answer.status().is_success()) {
         Some(Signed::Denied) => status(StatusCode::FORBIDDEN),
-        Some(signed) => treat(signed, answer).await,
+        Some(Signed::Moved) => moved(&uploads),
+        Some(signed) => treat(signed, is_frames, answer).await,
         None => answer,
     };
     match fault {

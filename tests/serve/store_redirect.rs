@@ -26,8 +26,17 @@ fn sending(lab: &Lab, bucket: &BucketServer, origin: &str, arguments: &[&str]) -
 }
 
 fn restored(lab: &Lab, server: &Server, name: &str, token: Option<&Token>) -> (Output, PathBuf) {
+    restored_with(lab, server, name, (token, &[]))
+}
+
+fn restored_with(
+    lab: &Lab,
+    server: &Server,
+    name: &str,
+    (token, more): (Option<&Token>, &[&str]),
+) -> (Output, PathBuf) {
     let into = lab.scratch(name);
-    let mut command = restore::command(BINARY, server.address(), "test/large", &into, &[]);
+    let mut command = restore::command(BINARY, server.address(), "test/large", &into, more);
     if let Some(token) = token {
         command.env("TARPON_TOKEN", &token.token);
     }
@@ -188,4 +197,110 @@ fn nobody_is_sent_to_the_store_who_has_not_asked_for_it() {
     let short = unpacked.parts.iter().min_by_key(|part| part.bytes).unwrap();
     let target = lab::endpoint("large", &format!("parts/{}", short.name));
     server.fetch("GET", &target, &[&shows, &goes]).expect(200);
+}
+
+/// A server that sends to a bucket which treats those so who are sent there, and a clone to compare with.
+fn treating(
+    lab: &Lab,
+    bucket: &BucketServer,
+    signed: Signed,
+    arguments: &[&str],
+) -> (Server, PathBuf) {
+    lab.generate("large", Shape::FewLarge, 24 << 20);
+    let server = sending(lab, bucket, &bucket.origin(), arguments);
+    hit(&server, "large");
+    wait_shared(&server, 1);
+    bucket.treat_signed(signed);
+    (server, cloned(lab))
+}
+
+/// Files of frames have no sums for each piece: the store is left, and all that came of it is asked for again. That is no
+/// fault of what the server has.
+#[test]
+fn frames_that_are_damaged_in_the_store_come_from_the_server() {
+    let lab = super::new_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let (server, clone) = treating(&lab, &bucket, Signed::FlippedFrames, &[]);
+    let frames = ["--worktree", "frames"];
+    let (output, into) = restored_with(&lab, &server, "frames", (None, &frames));
+    let said = restore::expect(&output, 0);
+    assert!(
+        said.contains("is asked for again, from the server"),
+        "{said}"
+    );
+    parity::expect_same_clones(&clone, &into, "frames");
+    assert!(!bucket.take_signed_reads().is_empty());
+    assert!(!server.log().contains("corrupt"), "{}", server.log());
+}
+
+/// The first time-out on each connection is the last.
+#[test]
+fn a_store_that_stalls_is_left() {
+    let lab = super::new_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let (server, clone) = treating(&lab, &bucket, Signed::Stalled, &[]);
+    let patience = ["--stall-timeout", "1", "--connections", "2"];
+    let (output, into) = restored_with(&lab, &server, "stalled", (None, &patience));
+    restore::expect(&output, 0);
+    parity::expect_same_clones(&clone, &into, "stalled");
+    let reads = bucket.take_signed_reads();
+    assert!((1..=2).contains(&reads.len()), "{reads:?}");
+}
+
+/// Wherever the store sends somebody he does not go.
+#[test]
+fn what_the_store_sends_elsewhere_the_server_gives() {
+    let lab = super::new_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let (server, clone) = treating(&lab, &bucket, Signed::Moved, &[]);
+    let (output, into) = restored(&lab, &server, "moved", None);
+    restore::expect(&output, 0);
+    parity::expect_same_clones(&clone, &into, "moved");
+    let reads = bucket.take_signed_reads();
+    assert!(
+        !reads.is_empty() && !reads.iter().any(|read| read.contains("&moved")),
+        "{reads:?}"
+    );
+}
+
+/// Meanwhile the server closes its own connections, which costs no try.
+#[test]
+fn a_server_that_is_idle_meanwhile_is_asked_again() {
+    let lab = super::new_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let idle = ["--idle-timeout", "100ms"];
+    let (server, clone) = treating(&lab, &bucket, Signed::Late, &idle);
+    let (output, into) = restored_with(
+        &lab,
+        &server,
+        "late",
+        (None, &["--json", "--connections", "2"]),
+    );
+    restore::expect(&output, 0);
+    parity::expect_same_clones(&clone, &into, "late");
+    assert!(bucket.take_signed_reads().len() > 2);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["resumes"], 0, "{told}");
+}
+
+/// An address that is nobody's leads to this machine where somebody connects to it.
+#[test]
+fn nobody_is_sent_to_an_address_that_only_he_can_reach() {
+    let lab = super::new_lab();
+    lab.generate("large", Shape::FewLarge, 24 << 20);
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let origin = format!("http://0.0.0.0:{}", bucket.address().port());
+    let server = sending(&lab, &bucket, &origin, &[]);
+    hit(&server, "large");
+    wait_shared(&server, 1);
+    let clone = cloned(&lab);
+    // So it is as little on this machine as the store.
+    let anywhere = format!("0.0.0.0:{}", server.address().port());
+    let into = lab.scratch("nobody");
+    let mut command = restore::command(BINARY, anywhere.parse().unwrap(), "test/large", &into, &[]);
+    let output = command.output().unwrap();
+    restore::expect(&output, 0);
+    parity::expect_same_clones(&clone, &into, "nobody");
+    assert!(redirects(&server) > 0);
+    assert_eq!(bucket.take_signed_reads(), Vec::<String>::new());
 }
