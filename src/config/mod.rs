@@ -37,7 +37,7 @@ pub use repo_key::RepoKey;
 pub use restore::{Fallback, RestoreArgs, Verify, WorktreeWay};
 pub use secrets::{Secret, Secrets};
 pub use store_admin::{StoreAdmin, StoreTask};
-pub use store_args::{SharedStore, StoreUrl};
+pub use store_args::{SharedStore, StoreHeader, StoreUrl};
 pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};
 pub(crate) use upstreams::{host_of, is_plain_loopback, is_safe};

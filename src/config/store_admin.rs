@@ -6,13 +6,15 @@ use clap::{Args, Subcommand};
 
 use super::error::ConfigError;
 use super::key::Layer;
-use super::store_args::{SharedStore, StoreUrl};
+use super::store_args::{SharedStore, StoreHeader, StoreUrl};
 
 /// What is to be done with a store. Nothing is written there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreAdmin {
     /// Where it is.
     pub url: StoreUrl,
+    /// What is sent with each request.
+    pub headers: Vec<StoreHeader>,
     /// What is to be said of it.
     pub task: StoreTask,
     /// Whether it is said to a program.
@@ -104,6 +106,7 @@ impl StoreAdmin {
         })?;
         Ok(StoreAdmin {
             url: url.url,
+            headers: url.headers,
             task,
             is_json: args.json,
         })

@@ -8,10 +8,11 @@ use clap::Args;
 
 use super::error::{ConfigError, Origin};
 use super::layers::Layers;
+use super::secrets::Secret;
 use super::value::{self, Share};
 use crate::limits::{
-    STORE_EXPIRY_DEFAULT_MS, STORE_EXPIRY_MIN_MS, UPKEEP_TIME_MAX_MS, WARM_FOR_DEFAULT_MS,
-    WARM_FOR_MAX_MS,
+    STORE_EXPIRY_DEFAULT_MS, STORE_EXPIRY_MIN_MS, STORE_HEADER_BYTES_MAX, STORE_HEADERS_MAX,
+    UPKEEP_TIME_MAX_MS, WARM_FOR_DEFAULT_MS, WARM_FOR_MAX_MS,
 };
 
 /// The flags, as given.
@@ -34,6 +35,23 @@ pub(super) struct StoreArgs {
         help_heading = "Object store"
     )]
     store_readonly: Option<OsString>,
+
+    /// Write to --store though it does not refuse a write where somebody else has written since: for the one
+    /// server that writes and collects there, while all others have --store-readonly. tarpon check says whether a
+    /// store needs it
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Object store"
+    )]
+    store_writer: Option<OsString>,
+
+    /// Send this header with each request to a bucket of --store, beside what is signed; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Object store")]
+    store_header: Vec<OsString>,
 
     /// Send a tarpon restore that asks for a part on to a bucket of --store: ENDPOINT is the http or https
     /// origin at which clients reach it. Such a URL is good for one minute and one part
@@ -63,12 +81,14 @@ pub(super) struct StoreArgs {
 
 impl StoreArgs {
     /// Those that were given, by key.
-    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 7] {
+    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 9] {
         let one = |value: Option<OsString>| value.map(|value| vec![value]);
         // Taken apart by name, so that a new flag that is forgotten here does not compile.
         let Self {
             store,
             store_readonly,
+            store_writer,
+            store_header,
             store_redirect,
             warm_limit,
             warm_for,
@@ -78,6 +98,11 @@ impl StoreArgs {
         [
             ("store", one(store)),
             ("store_readonly", one(store_readonly)),
+            ("store_writer", one(store_writer)),
+            (
+                "store_header",
+                (!store_header.is_empty()).then_some(store_header),
+            ),
             ("store_redirect", one(store_redirect)),
             ("warm_limit", one(warm_limit)),
             ("warm_for", one(warm_for)),
@@ -110,6 +135,15 @@ impl fmt::Display for StoreUrl {
     }
 }
 
+/// A header that is sent with each request to a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreHeader {
+    /// In lower case.
+    pub name: String,
+    /// Of visible characters and spaces.
+    pub value: Secret,
+}
+
 /// The store, and whether it is only read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedStore {
@@ -117,6 +151,10 @@ pub struct SharedStore {
     pub url: StoreUrl,
     /// Whether nothing is written there.
     pub is_readonly: bool,
+    /// Whether this server alone writes there, and no write is refused.
+    pub is_writer: bool,
+    /// What is sent with each request.
+    pub headers: Vec<StoreHeader>,
     /// The origin at which clients reach the bucket, if they are sent there.
     pub redirect: Option<String>,
     /// How much is taken from there at the start, where there is nothing,
@@ -137,19 +175,38 @@ impl SharedStore {
             .one("store_readonly", value::switch)?
             .unwrap_or(false);
         let redirect = layers.one("store_redirect", origin)?;
-        if let Some(value) = &redirect
-            && !matches!(url, Some(StoreUrl::Bucket { .. }))
-        {
-            let found = layers.find("store_redirect").map(|(_, origin)| origin);
-            let origin = found.unwrap_or_else(|| Origin::flag("store_redirect"));
-            let allowed = "one only together with --store s3://BUCKET";
-            let value = value.as_ref();
-            return Err(ConfigError::value("store_redirect", value, origin, allowed));
+        let is_writer = layers.one("store_writer", value::switch)?.unwrap_or(false);
+        let headers = layers.list("store_header", header)?.unwrap_or_default();
+        let is_bucket = matches!(url, Some(StoreUrl::Bucket { .. }));
+        let wrong = |key, value: &str, allowed: &str| {
+            let found = layers.find(key).map(|(_, origin)| origin);
+            let origin = found.unwrap_or_else(|| Origin::flag(key));
+            Err(ConfigError::value(key, value.as_ref(), origin, allowed))
+        };
+        const OF_BUCKET: &str = "one only together with --store s3://BUCKET";
+        if let Some(value) = redirect.as_ref().filter(|_| !is_bucket) {
+            return wrong("store_redirect", value, OF_BUCKET);
+        }
+        if let Some(StoreHeader { name, .. }) = headers.first().filter(|_| !is_bucket) {
+            return wrong("store_header", name, OF_BUCKET);
+        }
+        if headers.len() > STORE_HEADERS_MAX {
+            let allowed = format!("{STORE_HEADERS_MAX} of them at most");
+            return wrong("store_header", &headers[0].name, &allowed);
+        }
+        if is_writer && !is_bucket {
+            return wrong(
+                "store_writer",
+                "true",
+                "true only together with --store s3://BUCKET",
+            );
         }
         match url {
             Some(url) => Ok(Some(SharedStore {
                 url,
                 is_readonly,
+                is_writer,
+                headers,
                 redirect,
                 warm_limit: layers
                     .one("warm_limit", value::share(0))?
@@ -166,14 +223,48 @@ impl SharedStore {
                 limit_bytes: layers.one("store_limit", value::bytes)?,
             })),
             None if is_readonly => {
-                let found = layers.find("store_readonly").map(|(_, origin)| origin);
-                let origin = found.unwrap_or_else(|| Origin::flag("store_readonly"));
-                let allowed = "true only together with --store";
-                let value = "true".as_ref();
-                Err(ConfigError::value("store_readonly", value, origin, allowed))
+                wrong("store_readonly", "true", "true only together with --store")
             }
             None => Ok(None),
         }
+    }
+}
+
+/// `NAME=VALUE`. What says how a request goes is not to be had by this, nor what would have to be signed.
+fn header(text: &str) -> Result<StoreHeader, String> {
+    let allowed = || {
+        "NAME=VALUE, where NAME is of letters, digits and -_, no x-amz- and nothing that a request has anyway, and \
+         VALUE of visible characters and spaces"
+            .to_owned()
+    };
+    let (name, value) = text.split_once('=').ok_or_else(allowed)?;
+    let name = name.to_ascii_lowercase();
+    const OWN: [&str; 14] = [
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "host",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_name = !name.is_empty() && name.bytes().all(is_plain);
+    let is_own = OWN.contains(&&*name) || ["x-amz-", "if-"].iter().any(|it| name.starts_with(it));
+    let is_value = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
+    match is_name && !is_own && is_value && text.len() <= STORE_HEADER_BYTES_MAX {
+        true => Ok(StoreHeader {
+            name,
+            value: Secret::new(value.to_owned()),
+        }),
+        false => Err(allowed()),
     }
 }
 
@@ -246,6 +337,34 @@ mod tests {
         ] {
             assert!(origin(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn headers_are_none_that_requests_have() {
+        let is = |text: &str| header(text).map(|it| (it.name, it.value.text().to_owned()));
+        let of = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(is("X-Tenant=a=b c"), of("x-tenant", "a=b c"));
+        assert_eq!(is("x-empty="), of("x-empty", ""));
+        for wrong in [
+            "",
+            "=a",
+            "x-tenant",
+            "x tenant=a",
+            "x:y=a",
+            "Host=a",
+            "Authorization=a",
+            "x-amz-acl=a",
+            "If-Match=a",
+            "Range=a",
+            "a=b\r\nc: d",
+            "a= b",
+            "a=b ",
+            "a=ä",
+            "Content-Length=1",
+        ] {
+            assert!(is(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(is(&format!("a={}", "b".repeat(STORE_HEADER_BYTES_MAX))).is_err());
     }
 
     #[test]

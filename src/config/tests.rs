@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 41] = [
+const OTHER: [(&str, &str); 47] = [
     ("listen", "[::1]:9"),
     ("admin_listen", "unix:/run/tarpon/admin"),
     ("trust_proxy", "10.0.0.0/8"),
@@ -71,6 +71,12 @@ const OTHER: [(&str, &str); 41] = [
     ("store", "s3://farm/tarpon"),
     ("store_readonly", "true"),
     ("store_redirect", "https://s3.example.org"),
+    ("store_writer", "true"),
+    ("store_header", "x-tenant=farm"),
+    ("store_expiry", "60d"),
+    ("store_limit", "20T"),
+    ("warm_limit", "100G"),
+    ("warm_for", "1m"),
     ("level", "3"),
     ("cores", "1023"),
     ("encoders", "1022"),
@@ -157,7 +163,7 @@ fn every_key_changes_the_configuration() {
             "--no-default-upstreams",
             "--access=git.example.org=open",
         ],
-        "store_readonly" | "store_redirect" => vec!["--store=s3://bucket"],
+        _ if key.starts_with("store_") || key.starts_with("warm_") => vec!["--store=s3://bucket"],
         "access" => vec!["--upstream=git.example.org", "--no-default-upstreams"],
         _ => vec![],
     };

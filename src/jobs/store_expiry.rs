@@ -10,7 +10,7 @@ use super::shared::{ShareError, Shared, causes};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{
-    LEASE_MS, STORE_EXPIRY_LOOK_MS, STORE_EXPIRY_STEP_MS, STORE_LEAST_USED_MAX, STORE_SWEEP_MS,
+    LEASE_MS, STORE_EXPIRY_LOOK_MS, STORE_LEAST_USED_MAX, STORE_SWEEP_MS, USED_STEP_MS,
 };
 use crate::manifest::id::is_lower_hex;
 use crate::repos::repo::Repo;
@@ -20,6 +20,7 @@ use crate::store::remote::head::{Condemned, Head};
 use crate::store::remote::key::{Place, RandomId};
 use crate::store::remote::lease::Watch;
 use crate::store::remote::publish::{Base, Draw, SystemRandom};
+use crate::store::remote::used;
 
 /// Who looks at all of the store.
 const LEASE: &str = "v1/lease.json";
@@ -105,11 +106,10 @@ impl Jobs {
         };
         let look_ms = self.faults.store_expiry_ms.unwrap_or(STORE_EXPIRY_LOOK_MS);
         let (mut watch, me) = (Watch::default(), SystemRandom.draw());
-        let mut next = Instant::now();
         loop {
             let wait_ms = look_ms / 2 + SystemRandom::below(look_ms);
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-            if Instant::now() < next || shared.objects.rests() {
+            if shared.objects.rests() {
                 continue;
             }
             let held = Held {
@@ -118,19 +118,31 @@ impl Jobs {
                 me,
                 renewed: Instant::now(),
             };
-            let again_ms = match self.look_at_all(shared, held).await {
-                Ok(Some(seen)) if !seen.is_on_its_way => STORE_SWEEP_MS,
-                Ok(Some(_)) => STORE_EXPIRY_STEP_MS,
-                // Somebody else does it.
-                Ok(None) => 0,
-                Err(why) => {
-                    tracing::debug!("not all of the store was looked at: {}", causes(&why));
-                    0
-                }
-            };
-            let again_ms = self.faults.store_expiry_ms.map_or(again_ms, |_| 0);
-            next = Instant::now() + Duration::from_millis(again_ms);
+            if let Err(why) = self.look_at_all_if_due(shared, held).await {
+                tracing::debug!("not all of the store was looked at: {}", causes(&why));
+            }
         }
+    }
+
+    /// Looks at all, if it is time and nobody else does, and says when it is time next.
+    async fn look_at_all_if_due(&self, shared: &Shared, held: Held<'_>) -> Result<(), ShareError> {
+        let now_hour = unix_ms() / USED_STEP_MS;
+        if self.faults.store_expiry_ms.is_none()
+            && !used::is_look_due(&shared.objects, now_hour).await?
+        {
+            return Ok(());
+        }
+        let Some(seen) = self.look_at_all(shared, held).await? else {
+            return Ok(());
+        };
+        let again_hours = match seen.is_on_its_way {
+            true => 1,
+            false => STORE_SWEEP_MS / USED_STEP_MS,
+        };
+        let (random, next) = (&mut SystemRandom, now_hour + again_hours);
+        // Who does not hear of it looks once more.
+        used::note_next_look(&shared.objects, next, random).await?;
+        Ok(())
     }
 
     async fn look_at_all(
@@ -217,7 +229,7 @@ impl Jobs {
             }
         }
         self.sweep_idle(shared, &place, &head).await?;
-        seen.is_on_its_way |= !head.condemned.is_empty();
+        seen.is_on_its_way |= head.is_empty() && !head.condemned.is_empty();
         if !head.is_empty() {
             seen.note(dir, &head);
         }

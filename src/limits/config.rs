@@ -79,6 +79,10 @@ pub const WARM_FOR_MAX_MS: u64 = 24 * HOUR_MS;
 pub const STORE_EXPIRY_DEFAULT_MS: u64 = 720 * HOUR_MS;
 /// Least such time: who uses something says so there once a day.
 pub const STORE_EXPIRY_MIN_MS: u64 = 48 * HOUR_MS;
+/// Most headers that are sent to a store beside its own,
+pub const STORE_HEADERS_MAX: usize = 16;
+/// and the longest of them, name and value.
+pub const STORE_HEADER_BYTES_MAX: usize = 4096;
 /// Longest upstream host name with its port. It becomes one directory name under `mirrors/`.
 pub const HOST_MAX_BYTES: usize = 253;
 /// The longest name that Linux file systems take.

@@ -150,9 +150,10 @@ pub const WARMED_AT_ONCE: usize = 4;
 
 /// The day of a use, and how much of one a head says.
 pub const USED_DAY_MS: u64 = 24 * HOUR_MS;
-/// How often a server looks whether all heads are to be looked at, which somebody does each `STORE_SWEEP_MS`,
+/// How often a server looks whether all heads are to be looked at, which somebody does each `STORE_SWEEP_MS`, and each
+/// hour for as long as something is on its way out.
 pub const STORE_EXPIRY_LOOK_MS: u64 = HOUR_MS / 2;
-/// and after so long for as long as something is on its way out.
-pub const STORE_EXPIRY_STEP_MS: u64 = HOUR_MS;
+/// A next look that is said to be later than in so many hours was said by a clock that is wrong.
+pub const STORE_LOOK_AHEAD_HOURS_MAX: u64 = 48;
 /// So many of the repositories that were used least lately are known at once: 100 bytes each.
 pub const STORE_LEAST_USED_MAX: usize = 1 << 14;

@@ -41,6 +41,10 @@ pub(super) fn warnings(config: &Config, in_force: &InForce) -> Vec<String> {
     lines.extend(overheard(config));
     lines.extend(locked_out(config, &in_force.tokens.load()));
     lines.extend(in_force.complaints());
+    let writes_nothing = |store: &SharedStore| store.is_writer && store.is_readonly;
+    if config.store.as_ref().is_some_and(writes_nothing) {
+        lines.push("--store-writer means nothing with --store-readonly".to_owned());
+    }
     let decides = |(host, _): (&str, &str)| config.access.of(host) == Rule::Upstream;
     if !config.access_stale.is_zero() && !config.upstreams.iter().any(decides) {
         let why = "--access-stale means nothing: no host has --access HOST=upstream";
@@ -73,20 +77,22 @@ fn check_places(config: &Config) -> Result<(), ServerError> {
     Ok(())
 }
 
+/// What nobody can try.
+const ALONE: &str = "this server writes there alone: whether the store refuses a write where somebody else has written \
+                     since was not tried, and all others need --store-readonly";
+
 /// Tries the object store with objects of its own; gives a line for each thing by which it keeps what is removed.
 fn check_store(config: &Config) -> Result<Vec<String>, ServerError> {
-    let Some(SharedStore {
-        url, is_readonly, ..
-    }) = &config.store
-    else {
+    let Some(shared @ SharedStore { url, is_writer, .. }) = &config.store else {
         return Ok(Vec::new());
     };
-    let kept = try_out(url, *is_readonly).map_err(|why| ServerError::Shared {
+    let kept = try_out(shared).map_err(|why| ServerError::Shared {
         url: url.clone(),
         source: why.into(),
     })?;
-    let lines = kept.into_iter().map(|why| format!("--store {url}: {why}"));
-    Ok(lines.collect())
+    let alone = is_writer.then_some(ALONE);
+    let lines = kept.into_iter().chain(alone);
+    Ok(lines.map(|why| format!("--store {url}: {why}")).collect())
 }
 
 fn check_place(at: &At) -> io::Result<()> {

@@ -185,7 +185,7 @@ fn open_store(config: &Config) -> Result<Option<(AnyStore, Option<Signs>)>, Serv
     let Some(shared) = &config.store else {
         return Ok(None);
     };
-    let open = || Ok((AnyStore::open(&shared.url)?, Signs::of(shared)?));
+    let open = || Ok((AnyStore::open(shared)?, Signs::of(shared)?));
     open()
         .map(Some)
         .map_err(|why: ObjectError| ServerError::Shared {

@@ -45,6 +45,7 @@ mod store_memory;
 mod store_policies;
 mod store_redirect;
 mod store_used;
+mod store_writer;
 mod storms;
 mod tips;
 mod tls;

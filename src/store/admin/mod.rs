@@ -54,7 +54,7 @@ pub fn look_at_store(asked: &StoreAdmin, out: Box<dyn Write>) -> Result<Looked, 
         .enable_all()
         .build();
     let runtime = runtime.map_err(AdminError::Start)?;
-    let objects = AnyStore::open_to_look(&asked.url)?;
+    let objects = AnyStore::open_to_look(&asked.url, &asked.headers)?;
     let told = Told::new(out, asked.is_json, counts(asked.task));
     let (look, task) = (Rc::new(Look::new(objects, told)), asked.task);
     LocalSet::new().block_on(&runtime, async {

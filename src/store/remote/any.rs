@@ -6,7 +6,7 @@ use super::breaker::Hears;
 use super::bucket::Bucket;
 use super::files::FileStore;
 use super::objects::{Condition, Content, Found, Got, Listed, ObjectError, Objects, Page, Version};
-use crate::config::StoreUrl;
+use crate::config::{SharedStore, StoreHeader, StoreUrl};
 
 /// One of those that are known.
 #[derive(Debug, Clone)]
@@ -22,9 +22,15 @@ impl AnyStore {
     ///
     /// # Errors
     /// What the environment says of it is wrong.
-    pub fn open(url: &StoreUrl) -> Result<AnyStore, ObjectError> {
-        Ok(match url {
-            StoreUrl::Bucket { name, prefix } => AnyStore::Bucket(Bucket::open(name, prefix)?),
+    pub fn open(shared: &SharedStore) -> Result<AnyStore, ObjectError> {
+        Ok(match &shared.url {
+            StoreUrl::Bucket { name, prefix } => {
+                let bucket = Bucket::open_at(name, prefix, (None, &shared.headers))?;
+                AnyStore::Bucket(match shared.is_writer {
+                    true => bucket.alone(),
+                    false => bucket,
+                })
+            }
             StoreUrl::Dir(dir) => AnyStore::Files(FileStore::open(dir)),
         })
     }
@@ -35,11 +41,13 @@ impl AnyStore {
     ///
     /// # Errors
     /// See [`AnyStore::open`].
-    pub fn open_to_look(url: &StoreUrl) -> Result<AnyStore, ObjectError> {
-        match url {
-            StoreUrl::Dir(dir) => Ok(AnyStore::Files(FileStore::at(dir))),
-            StoreUrl::Bucket { .. } => AnyStore::open(url),
-        }
+    pub fn open_to_look(url: &StoreUrl, headers: &[StoreHeader]) -> Result<AnyStore, ObjectError> {
+        Ok(match url {
+            StoreUrl::Dir(dir) => AnyStore::Files(FileStore::at(dir)),
+            StoreUrl::Bucket { name, prefix } => {
+                AnyStore::Bucket(Bucket::open_at(name, prefix, (None, headers))?)
+            }
+        })
     }
 
     /// A page of what lies below a directory: the first, or that behind another one.

@@ -28,9 +28,11 @@ use super::breaker::{Hears, Outcome};
 use super::objects::{Condition, Content, Found, Got, Listed, ObjectError, Objects, Page, Version};
 use super::publish::SystemRandom;
 use super::sums::{FileError, SummedFile};
+use crate::config::StoreHeader;
 use crate::limits::{
     PIECE_RETRY_MS, REMOTE_CONNECT_WAIT_MS, REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES,
-    REMOTE_PIECES_AT_ONCE, REMOTE_SILENCE_MS, REMOTE_TRIES_MAX, STORE_LISTED_MAX, STORE_PAGES_MAX,
+    REMOTE_PIECES_AT_ONCE, REMOTE_SILENCE_MS, REMOTE_TRIES_MAX, STORE_HEAD_BYTES_MAX,
+    STORE_LISTED_MAX, STORE_PAGES_MAX,
 };
 
 /// See the module's text.
@@ -42,6 +44,8 @@ pub struct Bucket {
     pub(super) asks: Asks,
     /// Hears of each piece that is uploaded.
     hears: Option<Hears>,
+    /// Held by each write under a condition, where the store looks at none and nobody else writes.
+    alone: Option<Arc<tokio::sync::Mutex<()>>>,
     /// Whether uploads end now.
     ends: Arc<watch::Sender<bool>>,
 }
@@ -54,17 +58,17 @@ impl Bucket {
     /// # Errors
     /// What the environment says of it is wrong.
     pub fn open(name: &str, prefix: &str) -> Result<Bucket, ObjectError> {
-        Bucket::open_at(name, prefix, None)
+        Bucket::open_at(name, prefix, (None, &[]))
     }
 
-    /// The same, as it is reached at another endpoint than the environment says.
+    /// The same, as it is reached at another endpoint than the environment says, by requests with these headers.
     ///
     /// # Errors
     /// See [`Bucket::open`].
     pub fn open_at(
         name: &str,
         prefix: &str,
-        endpoint: Option<&str>,
+        (endpoint, headers): (Option<&str>, &[StoreHeader]),
     ) -> Result<Bucket, ObjectError> {
         let failed = |source: Failure| ObjectError::Failed {
             op: "open",
@@ -97,7 +101,7 @@ impl Bucket {
                 .with_allow_http(endpoint.starts_with("http://")),
             None => builder,
         };
-        let asks = Asks::default();
+        let asks = Asks::sending(headers);
         let builder = builder.with_http_connector(asks.clone());
         let client = builder.with_bucket_name(name).with_retry(none).build();
         Ok(Bucket {
@@ -105,7 +109,35 @@ impl Bucket {
             client: Arc::new(client.map_err(|e| failed(e.into()))?),
             prefix: Path::parse(prefix).map_err(|e| failed(e.into()))?,
             hears: None,
+            alone: None,
             ends: Arc::new(watch::Sender::new(false)),
+        })
+    }
+
+    /// The same of which nobody else writes: what a write's condition is, is looked at here.
+    #[must_use]
+    pub fn alone(self) -> Bucket {
+        Bucket {
+            alone: Some(Arc::default()),
+            ..self
+        }
+    }
+
+    /// How a write under a condition is put, unless that does not hold.
+    async fn mode(&self, key: &str, condition: &Condition) -> Result<PutMode, ObjectError> {
+        if self.alone.is_some() {
+            let found = self.get(key, STORE_HEAD_BYTES_MAX).await?;
+            return match condition.holds_of(found.as_ref()) {
+                true => Ok(PutMode::Overwrite),
+                false => Err(refused("write", key)),
+            };
+        }
+        Ok(match condition {
+            Condition::Absent => PutMode::Create,
+            Condition::Unchanged(Version(tag)) => PutMode::Update(UpdateVersion {
+                e_tag: Some(tag.clone()),
+                version: None,
+            }),
         })
     }
 
@@ -268,6 +300,13 @@ fn is_denied(why: &object_store::Error) -> bool {
     matches!(why, PermissionDenied { .. } | Unauthenticated { .. })
 }
 
+fn refused(op: &'static str, key: &str) -> ObjectError {
+    ObjectError::Refused {
+        op,
+        key: key.to_owned(),
+    }
+}
+
 /// Why a request was not answered as it should be.
 pub(super) fn unanswered(op: &'static str, key: &str, why: object_store::Error) -> ObjectError {
     match is_denied(&why) {
@@ -299,13 +338,11 @@ impl Objects for Bucket {
     ) -> Result<Version, ObjectError> {
         use object_store::Error::{AlreadyExists, Precondition};
         let op = "write";
-        let mode = match condition {
-            Condition::Absent => PutMode::Create,
-            Condition::Unchanged(Version(tag)) => PutMode::Update(UpdateVersion {
-                e_tag: Some(tag.clone()),
-                version: None,
-            }),
+        let _alone = match &self.alone {
+            Some(alone) => Some(alone.lock().await),
+            None => None,
         };
+        let mode = self.mode(key, condition).await?;
         let options = PutOptions::from(mode);
         let path = self.path(key);
         let put = self.client.put_opts(&path, bytes.into(), options);
@@ -314,10 +351,7 @@ impl Objects for Bucket {
                 Some(tag) => Ok(Version(tag)),
                 None => Err(failed(op, key, "the store gives no ETag")),
             },
-            Err(AlreadyExists { .. } | Precondition { .. }) => Err(ObjectError::Refused {
-                op,
-                key: key.to_owned(),
-            }),
+            Err(AlreadyExists { .. } | Precondition { .. }) => Err(refused(op, key)),
             Err(e) => Err(unanswered(op, key, e)),
         }
     }

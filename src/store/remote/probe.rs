@@ -7,7 +7,7 @@ use super::any::AnyStore;
 use super::bucket::Bucket;
 use super::objects::{Condition, Content, Found, Listed, ObjectError, Objects, Version};
 use super::publish::{Draw, SystemRandom};
-use crate::config::StoreUrl;
+use crate::config::SharedStore;
 use crate::limits::{PROBE_WAIT_MS, SMALL_OBJECT_BYTES_MAX};
 
 /// What a store does not do.
@@ -24,7 +24,10 @@ pub enum ProbeError {
     Start(#[source] io::Error),
     #[error("no answer within {PROBE_WAIT_MS} ms")]
     Slow,
-    #[error("{what}: it cannot be shared by servers that write")]
+    #[error(
+        "{what}: it cannot be shared by servers that write; one server alone can with --store-writer, and all others \
+         with --store-readonly"
+    )]
     Promise { what: &'static str },
 }
 
@@ -36,12 +39,13 @@ const DIR: &str = "v1/probe";
 ///
 /// # Errors
 /// See [`ProbeError`].
-pub fn try_out(url: &StoreUrl, is_readonly: bool) -> Result<Vec<&'static str>, ProbeError> {
+pub fn try_out(shared: &SharedStore) -> Result<Vec<&'static str>, ProbeError> {
+    let is_readonly = shared.is_readonly;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(ProbeError::Start)?;
-    let store = AnyStore::open(url)?;
+    let store = AnyStore::open(shared)?;
     let limit = Duration::from_millis(PROBE_WAIT_MS);
     let tried = runtime.block_on(async {
         let tried = async {

@@ -24,7 +24,7 @@ impl Signs {
         else {
             return Ok(None);
         };
-        let bucket = Bucket::open_at(name, prefix, Some(endpoint))?;
+        let bucket = Bucket::open_at(name, prefix, (Some(endpoint), &[]))?;
         Ok(Some(Signs(bucket)))
     }
 

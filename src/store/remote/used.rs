@@ -13,8 +13,8 @@ use super::objects::{Condition, Found, ObjectError, Objects};
 use super::publish::Draw;
 use super::swap::{Swapped, swap};
 use crate::limits::{
-    REMOTE_TRIES_MAX, SMALL_OBJECT_BYTES_MAX, USED_NAME_BYTES_MAX, USED_NAMES_BYTES_MAX,
-    USED_NAMES_MAX,
+    REMOTE_TRIES_MAX, SMALL_OBJECT_BYTES_MAX, STORE_LOOK_AHEAD_HOURS_MAX, USED_NAME_BYTES_MAX,
+    USED_NAMES_BYTES_MAX, USED_NAMES_MAX,
 };
 
 /// Its key.
@@ -26,6 +26,9 @@ struct Used {
     /// The last ones first.
     #[serde(default)]
     used: Vec<Use>,
+    /// When somebody is to look at all heads next, in hours since 1970.
+    #[serde(default)]
+    look_hour: u64,
     /// Of the write that made it.
     #[serde(default)]
     write: RandomId,
@@ -97,21 +100,53 @@ pub async fn tell(
     (new, now_hour): (&[Use], u64),
     random: &mut impl Draw,
 ) -> Result<bool, ObjectError> {
+    let say = |said: &mut Used| said.used = merged(&said.used, new, now_hour);
+    change(objects, say, random).await
+}
+
+/// Whether all heads are to be looked at.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn is_look_due(objects: &impl Objects, now_hour: u64) -> Result<bool, ObjectError> {
+    let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
+    let next = found
+        .as_ref()
+        .and_then(decode)
+        .unwrap_or_default()
+        .look_hour;
+    Ok(next <= now_hour || next > now_hour + STORE_LOOK_AHEAD_HOURS_MAX)
+}
+
+/// Has it say when they are next; whether it does by now.
+///
+/// # Errors
+/// Nobody knows.
+pub async fn note_next_look(
+    objects: &impl Objects,
+    hour: u64,
+    random: &mut impl Draw,
+) -> Result<bool, ObjectError> {
+    change(objects, |said| said.look_hour = hour, random).await
+}
+
+async fn change(
+    objects: &impl Objects,
+    say: impl Fn(&mut Used),
+    random: &mut impl Draw,
+) -> Result<bool, ObjectError> {
     for round in 0..REMOTE_TRIES_MAX {
         if round > 0 {
             objects.before_again(round).await;
         }
         let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
         let before = found.as_ref().and_then(decode).unwrap_or_default();
-        let used = merged(&before.used, new, now_hour);
-        if used == before.used {
+        let mut next = before.clone();
+        say(&mut next);
+        if next == before {
             return Ok(true);
         }
-        let mut next = Used {
-            used,
-            write: random.draw(),
-            more: before.more,
-        };
+        next.write = random.draw();
         // Its keys are texts, so this cannot fail.
         let mut bytes = serde_json::to_vec(&next).unwrap_or_default();
         if bytes.len() > SMALL_OBJECT_BYTES_MAX {
@@ -170,6 +205,16 @@ mod tests {
             let before = version().await;
             assert!(told(&store, &[at("h/b", 9)], 10).await);
             assert_eq!(version().await, before, "nothing has changed");
+            // Nothing is said yet of looks.
+            assert!(is_look_due(&store, 10).await.unwrap());
+            assert!(note_next_look(&store, 34, &mut SystemRandom).await.unwrap());
+            assert!(told(&store, &[at("h/d", 10)], 10).await);
+            assert!(note_next_look(&store, 99, &mut SystemRandom).await.unwrap());
+            assert!(is_look_due(&store, 10).await.unwrap(), "of a wrong clock");
+            assert!(note_next_look(&store, 34, &mut SystemRandom).await.unwrap());
+            for (hour, is_due) in [(10, false), (33, false), (34, true)] {
+                assert_eq!(is_look_due(&store, hour).await.unwrap(), is_due, "{hour}");
+            }
         });
     }
 
