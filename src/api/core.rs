@@ -34,7 +34,7 @@ use crate::http::wire::table::Row;
 use crate::jobs::asker::Asker;
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
-use crate::jobs::warm::Warmth;
+use crate::jobs::warmth::Warmth;
 use crate::limits::{MIRROR_WAIT_MS, PLACE_LOOKS};
 use crate::manifest::want::Named;
 use crate::mirror::Via;

@@ -123,31 +123,6 @@ impl Jobs {
         }
     }
 
-    /// Serves what another server has shared, if it has, as it comes; else the permit is given back.
-    pub(super) async fn unless_shared(
-        self: &Rc<Self>,
-        permit: Permit,
-        is_asked_for: bool,
-    ) -> Option<Permit> {
-        let repo = permit.repo().clone();
-        let begun = tokio::select! {
-            biased;
-            begun = self.begin_import(&repo, permit.want()) => begun,
-            () = unwanted(&permit), if is_asked_for => return None,
-        };
-        let Some(import) = begun else {
-            return Some(permit);
-        };
-        permit.started(Ok(import.archive()));
-        if let Some((archive, epoch)) = self.finish_import(&repo, import).await {
-            self.publish(&repo, archive, epoch).await;
-            // What another server has seen says nothing of what there is now.
-            self.plan(&repo, None);
-            spawn_local(self.clone().look_soon(repo));
-        }
-        None
-    }
-
     /// Its thread is waited for at the end of the server.
     fn note_builder(&self, builder: JoinHandle<()>) {
         let mut builders = self.builders.borrow_mut();
@@ -239,7 +214,12 @@ impl Jobs {
     }
 
     /// From here on requests are answered from the archive, whose entry is in its place.
-    async fn publish(self: &Rc<Self>, repo: &Arc<Repo>, archive: Arc<Archive>, epoch: RefsEpoch) {
+    pub(super) async fn publish(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        archive: Arc<Archive>,
+        epoch: RefsEpoch,
+    ) {
         archive.fanout.release_window();
         if repo.is_dropped(epoch) {
             return self.refuse(archive).await;
@@ -326,7 +306,7 @@ impl Keep for Handle<Jobs> {
 }
 
 /// Ready once a build that waits for a mirror is wanted by nobody, and has ended for that.
-async fn unwanted(permit: &Permit) {
+pub(super) async fn unwanted(permit: &Permit) {
     loop {
         tokio::time::sleep(Duration::from_millis(WANTED_LOOK_MS)).await;
         if permit.end_unless_wanted() {

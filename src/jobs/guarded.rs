@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::store::remote::any::AnyStore;
@@ -11,6 +12,7 @@ use crate::store::remote::breaker::{Breaker, Hears, Outcome};
 use crate::store::remote::objects::{
     Condition, Content, Found, Got, Listed, ObjectError, Objects, Page, Version,
 };
+use crate::store::remote::probe::refuses;
 use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
 
 /// See the module's text.
@@ -18,7 +20,13 @@ use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
 pub(super) struct Guarded {
     objects: AnyStore,
     gate: Arc<Gate>,
+    /// Once it was seen that the store refuses what it has to.
+    refuses: Arc<OnceCell<()>>,
 }
+
+/// Why nothing is written.
+const TAKES_ALL: &str = "it takes writes that it should refuse, so that servers would overwrite what others have written: \
+                         one server alone can write there with --store-writer, and all others need --store-readonly";
 
 /// Whether it is asked.
 #[derive(Debug)]
@@ -84,7 +92,11 @@ impl Guarded {
         objects.tell(Hears::new(move |outcome| {
             hears.change(|breaker, now_ms| breaker.note(outcome, now_ms));
         }));
-        Guarded { objects, gate }
+        Guarded {
+            objects,
+            gate,
+            refuses: Arc::default(),
+        }
     }
 
     /// Whether nobody asks it just now.
@@ -112,6 +124,25 @@ impl Guarded {
     pub(super) async fn page(&self, dir: &str, after: Option<String>) -> Result<Page, ObjectError> {
         let answer = self.objects.page(dir, after);
         self.ask(StoreRequest::List, ("list", dir), answer).await
+    }
+
+    /// A store that takes every write is none that this server may write to: it is seen before the first one.
+    async fn see_that_it_refuses(&self, key: &str) -> Result<(), ObjectError> {
+        if !self.objects.is_to_refuse() {
+            return Ok(());
+        }
+        let see = async || {
+            let asked = refuses(&self.objects);
+            match self.ask(StoreRequest::Swap, ("write", key), asked).await? {
+                true => Ok(()),
+                false => Err(ObjectError::Denied {
+                    op: "write",
+                    key: key.to_owned(),
+                    source: TAKES_ALL.into(),
+                }),
+            }
+        };
+        self.refuses.get_or_try_init(see).await.map(drop)
     }
 
     async fn ask<T>(
@@ -154,6 +185,7 @@ impl Objects for Guarded {
         bytes: Vec<u8>,
         condition: &Condition,
     ) -> Result<Version, ObjectError> {
+        self.see_that_it_refuses(key).await?;
         let answer = self.objects.swap(key, bytes, condition);
         self.ask(StoreRequest::Swap, ("write", key), answer).await
     }

@@ -20,7 +20,7 @@ use super::shared::Shared;
 use super::tips::Colds;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
-use super::warm::Warmth;
+use super::warmth::Warmth;
 use super::workshop::Workshop;
 use crate::access::own::OwnTokens;
 use crate::access::permissions::Permissions;

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinSet, spawn_blocking};
@@ -16,37 +15,13 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::asker::Asker;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
+use super::warmth::Warming;
 use crate::http::wire::route::RepoRef;
 use crate::limits::{STORE_FIRST_WAIT_MS, WARMED_AT_ONCE};
 use crate::manifest::want::Want;
 use crate::repos::repo::{First, Found, Repo};
 use crate::store::remote::used;
 use crate::telemetry::metrics::{Cause, Level, Meter};
-
-/// Whether what is to be here before anybody is sent here is.
-#[derive(Debug, Clone)]
-pub(crate) struct Warmth(Arc<AtomicBool>);
-
-impl Warmth {
-    /// As it is at the start.
-    pub(crate) fn new(is_warm: bool) -> Warmth {
-        Warmth(Arc::new(AtomicBool::new(is_warm)))
-    }
-
-    /// Whether it is.
-    pub(crate) fn is_there(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// It is there when this is dropped, however that comes.
-struct Warming(Warmth);
-
-impl Drop for Warming {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// A repository that is still to be taken.
 struct Waiting {
@@ -87,7 +62,7 @@ impl Jobs {
         if self.warmth.is_there() {
             return;
         }
-        let (_warming, began) = (Warming(self.warmth.clone()), Instant::now());
+        let (_warming, began) = (Warming::new(&self.warmth), Instant::now());
         let Some(plan) = self.plan_warming(shared, began + settings.warm_for).await else {
             return;
         };

@@ -21,7 +21,7 @@ use crate::faults::Faults;
 use crate::http::net::door::Door;
 use crate::jobs::plane::{self, Handle, Queue};
 use crate::jobs::state::{Jobs, JobsContext};
-use crate::jobs::warm::Warmth;
+use crate::jobs::warmth::Warmth;
 use crate::jobs::workshop::Workshop;
 use crate::limits::TAKING_SLOW_MS;
 use crate::mirror::Via;

@@ -215,6 +215,14 @@ impl BucketServer {
     }
 }
 
+/// An answer to a write that is said to be done.
+fn taken() -> Response<Body> {
+    let mut answer = status(StatusCode::OK);
+    let etag = "\"0\"".parse().expect("a value");
+    answer.headers_mut().insert("etag", etag);
+    answer
+}
+
 /// An answer without a body.
 fn status(status: StatusCode) -> Response<Body> {
     let mut answer = Response::new(Body::empty());
@@ -228,6 +236,18 @@ impl State {
         let denied = self.denied.lock().unwrap().clone();
         self.asked.lock().unwrap().push(asked.to_owned());
         denied.is_some_and(|text| asked.contains(&text))
+    }
+}
+
+impl State {
+    /// Notes a request; whether it is refused.
+    fn refuses(&self, head: &Parts, uploads: &str) -> bool {
+        let needed = *self.needed.lock().unwrap();
+        let lacks = |(name, value)| head.headers.get(name).is_none_or(|it| it != value);
+        let allowed = self.allowed.lock().unwrap().clone();
+        let is_allowed = |allowed: Vec<String>| allowed.iter().any(|it| it == action(head));
+        let is_denied = self.note(&format!("{} {uploads}", head.method));
+        is_denied || needed.is_some_and(lacks) || !allowed.is_none_or(is_allowed)
     }
 }
 
@@ -268,6 +288,21 @@ async fn treat(signed: Signed, is_frames: bool, answer: Response<Body>) -> Respo
         Signed::Flipped | Signed::FlippedFrames => bytes[middle] ^= 1,
     }
     Response::from_parts(head, Body::from(Bytes::from(bytes)))
+}
+
+/// Does to the answer to one who was sent here what is to become of it.
+async fn treated(
+    state: &State,
+    (key, uploads): (&str, &str),
+    answer: Response<Body>,
+) -> Response<Body> {
+    let signed = *state.signed.lock().unwrap();
+    match signed.filter(|_| answer.status().is_success()) {
+        Some(Signed::Denied) => status(StatusCode::FORBIDDEN),
+        Some(Signed::Moved) => moved(uploads),
+        Some(signed) => treat(signed, !key.contains("/pack-"), answer).await,
+        None => answer,
+    }
 }
 
 /// Sends a reader on to another key of the same origin.
@@ -378,18 +413,12 @@ async fn answer(
     state: Arc<State>,
 ) -> Result<Response<Body>, HttpError> {
     let (head, body) = request.into_parts();
-    let needed = *state.needed.lock().unwrap();
-    if needed.is_some_and(|(name, value)| head.headers.get(name).is_none_or(|it| it != value)) {
-        return Ok(status(StatusCode::FORBIDDEN));
-    }
     let is_write = matches!(head.method, Method::PUT | Method::POST | Method::DELETE);
     let body = body.collect().await.map_err(|e| HttpError::new(e.into()))?;
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
     let uploads = format!("{key}?{}", head.uri.query().unwrap_or_default());
-    let allowed = state.allowed.lock().unwrap().clone();
-    let is_allowed = |allowed: Vec<String>| allowed.iter().any(|it| it == action(&head));
-    if state.note(&format!("{} {uploads}", head.method)) || !allowed.is_none_or(is_allowed) {
+    if state.refuses(&head, &uploads) {
         return Ok(status(StatusCode::FORBIDDEN));
     }
     wait_held(&state, &head, &uploads).await;
@@ -409,11 +438,10 @@ async fn answer(
         true => state.faults.lock().unwrap().pop(),
         false => None,
     };
-    if fault == Some(Fault::Busy) {
-        return Ok(status(StatusCode::SERVICE_UNAVAILABLE));
-    }
-    if fault == Some(Fault::Denied) {
-        return Ok(status(StatusCode::FORBIDDEN));
+    match fault {
+        Some(Fault::Busy) => return Ok(status(StatusCode::SERVICE_UNAVAILABLE)),
+        Some(Fault::Denied) => return Ok(status(StatusCode::FORBIDDEN)),
+        _ => {}
     }
     let is_signed = uploads.contains("X-Amz-Signature=");
     if is_signed {
@@ -429,23 +457,16 @@ async fn answer(
     let mut answer = service.call(request).await?;
     let is_refused = answer.status() == StatusCode::PRECONDITION_FAILED;
     if is_refused && state.is_careless.load(Ordering::SeqCst) {
-        answer = status(StatusCode::OK);
-        answer
-            .headers_mut()
-            .insert("etag", "\"0\"".parse().unwrap());
+        answer = taken();
     }
     if known.is_some() && known == answer.headers().get("etag").cloned() {
         state.asked.lock().unwrap().push(format!("304 {key}"));
         return Ok(status(StatusCode::NOT_MODIFIED));
     }
     let answer = set_up(&state, is_put, query.as_deref(), answer);
-    let signed = *state.signed.lock().unwrap();
-    let is_frames = !key.contains("/pack-");
-    let answer = match signed.filter(|_| is_signed && answer.status().is_success()) {
-        Some(Signed::Denied) => status(StatusCode::FORBIDDEN),
-        Some(Signed::Moved) => moved(&uploads),
-        Some(signed) => treat(signed, is_frames, answer).await,
-        None => answer,
+    let answer = match is_signed {
+        true => treated(&state, (&key, &uploads), answer).await,
+        false => answer,
     };
     match fault {
         Some(Fault::Refused) => Ok(status(StatusCode::PRECONDITION_FAILED)),

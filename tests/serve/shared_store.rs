@@ -800,11 +800,12 @@ fn a_store_that_does_not_answer_holds_up_nobody() {
     let resting = || server.metrics().count("tarpon_store_resting", &[]);
     let small = hit(&server, "small");
     hit(&server, "other");
-    // The one was looked for; of the other there is no look, but perhaps somebody tries to upload the one.
+    // What is used was asked for at the start, and the one was looked for; of the other there is no look, but perhaps
+    // somebody tries to upload the one.
     assert_eq!((resting(), count(&server, "imports", "failed")), (1, 1));
     let asked = server.metrics().sum("tarpon_store_requests_total", &[]);
     assert!(
-        asked.is_some_and(|asked| asked <= 2.0),
+        asked.is_some_and(|asked| asked <= 3.0),
         "{asked:?} requests"
     );
     expect_clone(&lab, "small", &small.body);

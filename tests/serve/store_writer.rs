@@ -55,6 +55,13 @@ fn one_server_writes_to_a_store_that_refuses_nothing() {
         text(&alone)
     );
 
+    // A server that was not told so shares nothing.
+    let other = on_bucket(&lab, &bucket, "other", &[]).start();
+    hit(&other, "small");
+    other.wait_logged("it takes writes that it should refuse");
+    assert_eq!(bucket.asked(&["PUT", "head.json"]), 0);
+    other.stop();
+
     let writer = on_bucket(&lab, &bucket, "writer", &["--store-writer"]).start();
     hit(&writer, "small");
     wait_shared(&writer, 1);

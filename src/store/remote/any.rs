@@ -61,6 +61,15 @@ impl AnyStore {
         }
     }
 
+    /// Whether it is for the store to refuse a write, and nobody has seen yet that it does.
+    #[must_use]
+    pub fn is_to_refuse(&self) -> bool {
+        match self {
+            AnyStore::Bucket(bucket) => !bucket.is_alone(),
+            AnyStore::Files(_) => false,
+        }
+    }
+
     /// Has somebody hear of each piece of what is uploaded.
     pub fn tell(&mut self, hears: Hears) {
         if let AnyStore::Bucket(bucket) = self {

@@ -123,6 +123,11 @@ impl Bucket {
         }
     }
 
+    /// Whether nobody else writes.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone.is_some()
+    }
+
     /// How a write under a condition is put, unless that does not hold.
     async fn mode(&self, key: &str, condition: &Condition) -> Result<PutMode, ObjectError> {
         if self.alone.is_some() {

@@ -92,6 +92,27 @@ pub async fn probe<O: Objects<Content = Content>>(
     }
 }
 
+/// Whether it refuses a write where somebody has written, and one where somebody else has: asked by two or three writes of
+/// one object, which stays, so that it takes no permission but that.
+///
+/// # Errors
+/// It does not say.
+pub async fn refuses(objects: &impl Objects) -> Result<bool, ObjectError> {
+    let key = format!("{DIR}/kept");
+    let taken = async |condition: &Condition| {
+        let content = b"whether a second write is refused".to_vec();
+        match objects.swap(&key, content, condition).await {
+            Ok(_) => Ok(true),
+            Err(ObjectError::Refused { .. }) => Ok(false),
+            Err(why) => Err(why),
+        }
+    };
+    // The first one may find that there is none.
+    let is_taken = taken(&Condition::Absent).await? && taken(&Condition::Absent).await?;
+    let other = Condition::Unchanged(Version(format!("\"{:032x}\"", 0)));
+    Ok(!is_taken && !taken(&other).await?)
+}
+
 /// Tries what only a bucket has; gives a line for each thing by which it keeps what is removed.
 async fn kept(bucket: &Bucket, is_readonly: bool) -> Result<Vec<&'static str>, ProbeError> {
     let mut version = None;
