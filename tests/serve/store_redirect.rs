@@ -9,11 +9,9 @@ use super::shared_store::wait_shared;
 use super::support::lab::{self, Lab};
 use super::support::repos::Shape;
 use super::support::restore;
-use super::support::rng::Rng;
 use super::support::server::{Server, Settings};
 use super::support::tokens::{self, Token};
-use super::support::wait;
-use super::{git, hit, push_and_fetch};
+use super::{git, hit};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tarpon");
 
@@ -305,33 +303,4 @@ fn nobody_is_sent_to_an_address_that_only_he_can_reach() {
     parity::expect_same_clones(&clone, &into, "nobody");
     assert!(redirects(&server) > 0);
     assert_eq!(bucket.take_signed_reads(), Vec::<String>::new());
-}
-
-/// The same where a working copy without history is brought up to date.
-#[test]
-fn an_update_leaves_a_store_that_is_damaged() {
-    let lab = super::new_lab();
-    let bucket = BucketServer::start(&lab.scratch("s3"));
-    let (server, _) = treating(&lab, &bucket, Signed::Whole, &[]);
-    let depth = ["--depth", "1"];
-    let (output, into) = restored_with(&lab, &server, "shallow", (None, &depth));
-    restore::expect(&output, 0);
-    let content = Rng::new(3).bytes(8 << 20);
-    push_and_fetch(&lab, &server, "large", "new.bin", &content);
-    wait::until_true("it is shared", || {
-        hit(&server, "large");
-        let done = [("result", "done")];
-        server.metrics().count("tarpon_offers_total", &done) >= 2
-    });
-    server.stop();
-    // One that has read no head lately.
-    let server = sending(&lab, &bucket, &bucket.origin(), &[]);
-    hit(&server, "large");
-    bucket.take_signed_reads();
-    bucket.treat_signed(Signed::FlippedFrames);
-    let update = ["--depth", "1", "--update"];
-    let (output, _) = restored_with(&lab, &server, "shallow", (None, &update));
-    let said = restore::expect(&output, 0);
-    assert!(!bucket.take_signed_reads().is_empty(), "{said}");
-    assert!(std::fs::read(into.join("new.bin")).unwrap() == content);
 }
