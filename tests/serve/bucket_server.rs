@@ -82,12 +82,30 @@ struct State {
     needed: Mutex<Option<(&'static str, &'static str)>>,
     /// So many bytes were read of each key, in ranges.
     read: Mutex<HashMap<String, u64>>,
+    /// Nobody is answered while somebody changes what there is.
+    changing: tokio::sync::RwLock<()>,
+}
+
+/// The store behind the address: what asks it in other ways than the clients of that.
+#[derive(Clone)]
+pub struct Store {
+    service: S3Service,
+    state: Arc<State>,
+}
+
+impl Store {
+    /// The answer to a request.
+    pub async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
+        answer(request, self.service, self.state).await
+    }
 }
 
 /// See the module's text. It ends when this is dropped.
 pub struct BucketServer {
     address: SocketAddr,
+    store: Store,
     state: Arc<State>,
+    runtime: tokio::runtime::Handle,
     _running: tokio::sync::oneshot::Sender<()>,
 }
 
@@ -106,7 +124,13 @@ impl BucketServer {
         let listener = listener.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (running, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = serve(listener, service, state.clone());
+        let store = Store {
+            service,
+            state: state.clone(),
+        };
+        let handle = runtime.handle().clone();
+        let answered = store.clone();
+        let serving = serve(listener, move |request| answered.clone().answer(request));
         std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -117,9 +141,37 @@ impl BucketServer {
         });
         BucketServer {
             address,
+            store,
             state,
+            runtime: handle,
             _running: running,
         }
+    }
+
+    /// Another address of it, where requests are answered so.
+    pub fn listen<F>(
+        &self,
+        answer: impl Fn(Request<Incoming>, Store) -> F + Clone + Send + 'static,
+    ) -> SocketAddr
+    where
+        F: Future<Output = Result<Response<Body>, HttpError>> + Send + 'static,
+    {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        listener.set_nonblocking(true).expect("a listener");
+        let (address, store) = (listener.local_addr(), self.store.clone());
+        self.runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            serve(listener, move |request| answer(request, store.clone())).await;
+        });
+        address.expect("an address")
+    }
+
+    /// Changes what there is, while nobody is answered.
+    pub fn change<T>(&self, change: impl FnOnce() -> T) -> T {
+        let alone = self.state.changing.blocking_write();
+        let changed = change();
+        drop(alone);
+        changed
     }
 
     /// Where it listens.
@@ -129,8 +181,13 @@ impl BucketServer {
 
     /// The variables that a client of it needs.
     pub fn environment(&self) -> Vec<(String, String)> {
+        Self::environment_at(self.address)
+    }
+
+    /// The same, for a client of another address of it.
+    pub fn environment_at(address: SocketAddr) -> Vec<(String, String)> {
         let variables = [
-            ("AWS_ENDPOINT", format!("http://{}", self.address)),
+            ("AWS_ENDPOINT", format!("http://{address}")),
             ("AWS_ALLOW_HTTP", "true".to_owned()),
             ("NO_PROXY", "127.0.0.1".to_owned()),
             ("AWS_REGION", "us-east-1".to_owned()),
@@ -231,15 +288,13 @@ fn status(status: StatusCode) -> Response<Body> {
 }
 
 impl State {
-    /// Notes a request; whether it is refused.
+    /// Notes a request; whether it is denied.
     fn note(&self, asked: &str) -> bool {
         let denied = self.denied.lock().unwrap().clone();
         self.asked.lock().unwrap().push(asked.to_owned());
         denied.is_some_and(|text| asked.contains(&text))
     }
-}
 
-impl State {
     /// Notes a request; whether it is refused.
     fn refuses(&self, head: &Parts, uploads: &str) -> bool {
         let needed = *self.needed.lock().unwrap();
@@ -251,10 +306,14 @@ impl State {
     }
 }
 
-async fn serve(listener: tokio::net::TcpListener, service: S3Service, state: Arc<State>) {
+async fn serve<F>(
+    listener: tokio::net::TcpListener,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) where
+    F: Future<Output = Result<Response<Body>, HttpError>> + Send + 'static,
+{
     while let Ok((socket, _)) = listener.accept().await {
-        let (service, state) = (service.clone(), state.clone());
-        let answer = service_fn(move |request| answer(request, service.clone(), state.clone()));
+        let answer = service_fn(answer.clone());
         let http = hyper::server::conn::http1::Builder::new();
         tokio::spawn(http.serve_connection(TokioIo::new(socket), answer));
     }
@@ -453,6 +512,7 @@ async fn answer(
         head.uri.query().map(str::to_owned),
     );
     let known = head.headers.get("if-none-match").cloned();
+    let _unchanged = state.changing.read().await;
     let request = Request::from_parts(head, Body::from(body));
     let mut answer = service.call(request).await?;
     let is_refused = answer.status() == StatusCode::PRECONDITION_FAILED;

@@ -12,6 +12,7 @@ mod builds;
 mod bundle;
 mod cachew;
 mod caching_proxy;
+mod chaos;
 mod children;
 mod cold_tips;
 mod cold_waits;

@@ -361,6 +361,11 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Re
         words.next().unwrap_or_default(),
         words.next().unwrap_or_default(),
     );
+    // Who comes by way of a proxy names the host as well.
+    let target = match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]).to_owned(),
+        None => target,
+    };
     let mut fields = Vec::new();
     loop {
         let mut line = String::new();
