@@ -148,11 +148,11 @@ pub struct RestoreArgs {
 
     /// With --update: make changed, missing and removed (git rm) files anew, and replace untracked ones that are in
     /// the way
-    #[arg(long, requires = "update")]
+    #[arg(long, requires = "update", conflicts_with = "overwrite")]
     pub force: bool,
 
     /// With --update: remove all that is not tracked, ignored files included
-    #[arg(long, requires = "update")]
+    #[arg(long, requires = "update", conflicts_with = "overwrite")]
     pub clean: bool,
 
     /// With --overwrite or --update: have commits, stashes and added files go that nobody else has; with

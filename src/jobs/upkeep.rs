@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use crate::limits::{
-    MAINTENANCE_LIMIT_MAX_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_RETRY_MS, MAINTENANCE_WAIT_MAX_MS,
+    EXPIRY_WAIT_MAX_MS, MAINTENANCE_LIMIT_MAX_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_RETRY_MS,
+    MAINTENANCE_WAIT_MAX_MS,
 };
 
 /// What is due, and what runs: one of those that were not cut off before and one of those that were, so that
@@ -13,7 +14,7 @@ use crate::limits::{
 #[derive(Debug)]
 pub(super) struct Upkeep<K> {
     due: HashMap<K, Due>,
-    /// When something will be, without anything changing.
+    /// When something will expire, without anything changing.
     later: HashMap<K, u64>,
     runs_first: bool,
     runs_again: bool,
@@ -22,6 +23,8 @@ pub(super) struct Upkeep<K> {
 #[derive(Debug, Clone, Copy)]
 struct Due {
     since_ms: u64,
+    /// From then on it waits for no quiet time.
+    late_ms: u64,
     /// In the future where it was tried in vain.
     not_before_ms: u64,
     /// For each step of the next try.
@@ -31,8 +34,9 @@ struct Due {
 /// A try that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Try {
-    /// Since when it was due.
+    /// Since when it was due, and from when on it did not wait.
     since_ms: u64,
+    late_ms: u64,
     /// For each of its steps.
     pub limit_ms: u64,
 }
@@ -75,14 +79,21 @@ impl<K> Default for Upkeep<K> {
 impl<K: Clone + Eq + Hash> Upkeep<K> {
     /// Something has changed in a mirror.
     pub(super) fn add(&mut self, key: K, now_ms: u64) {
-        self.due.entry(key).or_insert(Due {
+        self.add_for(key, now_ms, MAINTENANCE_WAIT_MAX_MS);
+    }
+
+    fn add_for(&mut self, key: K, now_ms: u64, wait_max_ms: u64) {
+        let late_ms = now_ms.saturating_add(wait_max_ms);
+        let due = self.due.entry(key).or_insert(Due {
             since_ms: now_ms,
+            late_ms,
             not_before_ms: now_ms,
             limit_ms: MAINTENANCE_LIMIT_MS,
         });
+        due.late_ms = due.late_ms.min(late_ms);
     }
 
-    /// Something will be due in a mirror at `at_ms`. If that is over, it was tried in vain just now.
+    /// Something expires in a mirror at `at_ms`. If that is over, it was tried in vain just now.
     pub(super) fn add_later(&mut self, key: K, at_ms: u64, now_ms: u64) {
         let at_ms = match at_ms <= now_ms {
             true => now_ms.saturating_add(MAINTENANCE_RETRY_MS),
@@ -97,7 +108,7 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
         let passed = Vec::from_iter(passed);
         passed
             .into_iter()
-            .for_each(|(key, at_ms)| self.add(key, at_ms));
+            .for_each(|(key, at_ms)| self.add_for(key, at_ms, EXPIRY_WAIT_MAX_MS));
     }
 
     /// Begins with the mirror that has waited longest of those whose repository was not asked for during
@@ -112,7 +123,7 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
         let is_quiet = |key: &K, due: &Due| {
             let of = of(key);
             let is_idle = now_ms.saturating_sub(of.asked_ms) >= idle_ms && !of.is_building;
-            let is_late = now_ms.saturating_sub(due.since_ms) >= MAINTENANCE_WAIT_MAX_MS;
+            let is_late = due.late_ms <= now_ms;
             let runs = match is_again(due.limit_ms) {
                 false => self.runs_first,
                 true => self.runs_again,
@@ -123,10 +134,18 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
         let (key, _) = quiet.min_by_key(|(_, due)| (due.not_before_ms, due.since_ms))?;
         let key = key.clone();
         let Due {
-            since_ms, limit_ms, ..
+            since_ms,
+            late_ms,
+            limit_ms,
+            ..
         } = self.due.remove(&key)?;
         *self.runs(limit_ms) = true;
-        Some((key, Try { since_ms, limit_ms }))
+        let this = Try {
+            since_ms,
+            late_ms,
+            limit_ms,
+        };
+        Some((key, this))
     }
 
     fn runs(&mut self, limit_ms: u64) -> &mut bool {
@@ -138,7 +157,11 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
 
     /// A try has ended.
     pub(super) fn ended(&mut self, key: K, this: Try, ended: Ended, now_ms: u64) {
-        let Try { since_ms, limit_ms } = this;
+        let Try {
+            since_ms,
+            late_ms,
+            limit_ms,
+        } = this;
         assert!(std::mem::take(self.runs(limit_ms)), "a try that ends runs");
         let limit_ms = match ended {
             Ended::Done => return,
@@ -151,6 +174,7 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
             key,
             Due {
                 since_ms,
+                late_ms,
                 not_before_ms,
                 limit_ms,
             },
@@ -248,6 +272,23 @@ mod tests {
         assert!(upkeep.due.is_empty());
         upkeep.pass(300 + MAINTENANCE_RETRY_MS);
         assert!(upkeep.due.contains_key(&1));
+    }
+
+    /// What has expired is to be gone soon, whoever asks for the repository all the time.
+    #[test]
+    fn what_expires_waits_for_no_quiet_day() {
+        let mut upkeep = Upkeep::default();
+        let busy = |now_ms| move |_: &u8| asked(now_ms);
+        upkeep.add(1, 0);
+        upkeep.add_later(1, 100, 50);
+        upkeep.pass(100);
+        let late = 100 + EXPIRY_WAIT_MAX_MS;
+        assert_eq!(next(&mut upkeep, late - 1, busy(late - 1)), None);
+        let (key, this) = upkeep.begin(late, 10, busy(late)).unwrap();
+        assert_eq!((key, this.since_ms), (1, 0));
+        upkeep.ended(1, this, Ended::PutOff, late);
+        let later = late + MAINTENANCE_RETRY_MS;
+        assert_eq!(next(&mut upkeep, later, busy(later)), Some(1));
     }
 
     #[test]

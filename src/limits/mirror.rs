@@ -62,6 +62,8 @@ pub const MAINTENANCE_LIMIT_MS: u64 = 10 * MINUTE_MS;
 pub const MAINTENANCE_LIMIT_MAX_MS: u64 = 24 * HOUR_MS;
 /// The upkeep that a mirror needs does not wait longer than this for a quiet time.
 pub const MAINTENANCE_WAIT_MAX_MS: u64 = 24 * HOUR_MS;
+/// What has expired in a mirror does not wait longer than this for one.
+pub const EXPIRY_WAIT_MAX_MS: u64 = HOUR_MS;
 /// Upkeep that was tried in vain, because it was cut off or something was in the way, is not tried again
 /// before.
 pub const MAINTENANCE_RETRY_MS: u64 = MINUTE_MS;

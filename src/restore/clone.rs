@@ -28,6 +28,22 @@ fn depth(is_shallow: bool) -> &'static [&'static str] {
     }
 }
 
+/// What git says of a branch or tag that the upstream does not have.
+const NOT_FOUND: &str = "not found in upstream";
+
+/// The short name of a branch or tag that is checked out by its name, and as it was given: of no more than that a clone
+/// without history has refs.
+fn branch_or_tag(checkout: &Checkout) -> Option<(&str, &str)> {
+    let Checkout::Ref(named) = checkout else {
+        return None;
+    };
+    let full = &named.names[0];
+    let short = full
+        .strip_prefix("refs/heads/")
+        .or_else(|| full.strip_prefix("refs/tags/"))?;
+    Some((short, &named.given))
+}
+
 /// Clones into the empty directory of `room` and checks out what is wanted.
 pub(super) fn clone(
     link: Link<'_>,
@@ -38,9 +54,17 @@ pub(super) fn clone(
     // Its files come when they were looked at.
     let args = ["clone", "--quiet", "--no-checkout", "--origin", "origin"];
     let depth = depth(wanted.is_shallow);
-    let args = [&args[..], depth, &["--", url, "."]].concat();
-    run::upstream(link, url, room, &args)?;
-    let is_shallow = wanted.is_shallow;
+    let (named, is_shallow) = (branch_or_tag(&wanted.checkout), wanted.is_shallow);
+    let named = named.filter(|_| is_shallow);
+    let branch = named.map(|(short, _)| ["--branch", short]);
+    let branch = branch.as_ref().map_or(&[][..], |branch| branch);
+    let args = [&args[..], depth, branch, &["--", url, "."]].concat();
+    run::upstream(link, url, room, &args).map_err(|error| match (error, named) {
+        (RestoreError::Git { detail, .. }, Some((_, given))) if detail.contains(NOT_FOUND) => {
+            RestoreError::Missing(format!("{given} ({detail})"))
+        }
+        (error, _) => error,
+    })?;
     let clone = Clone {
         link,
         url,

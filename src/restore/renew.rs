@@ -49,7 +49,6 @@ use gix::ObjectId;
 
 use super::dates::Dates;
 use super::error::{RestoreError, failed};
-use super::kept;
 use super::link::Link;
 use super::local::Lost;
 use super::looked::Looked;
@@ -315,7 +314,7 @@ impl Renewal<'_> {
         };
         let copy = Copy::open(place, &args.repo_url, self.wanted.is_shallow)?;
         let tip = Tip::read(&copy.git_dir);
-        let tip = tip.map_err(|why| kept::not_told(target, why.to_string().into()))?;
+        let tip = tip.map_err(|why| refusal::refs_unread(target, why.to_string()))?;
         let scratch = Scratch::new(self.ours("scratch"), &copy)?;
         scratch.take(&self.objects())?;
         let mut locks = Locks::new(self.ours("locks"));

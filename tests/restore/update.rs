@@ -811,6 +811,12 @@ fn what_cannot_be_built_upon_is_named() {
             "{name}: {errors}"
         );
         if name == "index" {
+            let head = fs::read(git.join("HEAD")).unwrap();
+            fs::remove_file(git.join("HEAD")).unwrap();
+            let more = ["--force", "--discard-local"];
+            let errors = expect(&update(&server, &copy, &more), 1);
+            assert!(errors.contains("--overwrite --discard-local"), "{errors}");
+            write(&git.join("HEAD"), &String::from_utf8(head).unwrap());
             fs::remove_file(git.join("index")).unwrap();
             git::run(&copy, &["reset", "--quiet"]);
             expect(&update(&server, &copy, &[]), 0);
@@ -887,6 +893,11 @@ fn expect_no_clone(server: &Server, target: &Path) {
         errors.contains("of no use here: --worktree, --by-parts:"),
         "{errors}"
     );
+    for flag in ["--force", "--clean"] {
+        let more = ["--overwrite", flag];
+        let errors = expect(&restore(nobody(), "test/app", target, &more), 1);
+        assert!(errors.contains("cannot be used with"), "{errors}");
+    }
     let errors = expect(&update(server, target, &["--ref", "nope"]), 7);
     assert!(
         errors.contains("there is no nope (neither as a branch nor as a tag"),

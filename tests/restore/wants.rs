@@ -315,16 +315,40 @@ fn one_commit_is_asked_for_without_its_history() {
     let errors = expect(&out, 0);
     assert!(errors.contains("without its history"), "{errors}");
     // Nor does what takes its place have more.
-    for (name, more) in [("clone", &[][..]), ("clone-ref", &["--ref", "v1"])] {
-        if name == "clone-ref" {
-            prepare(&lab);
-        }
+    prepare(&lab);
+    for (name, more) in [
+        ("clone", &[][..]),
+        ("clone-ref", &["--ref", "v1"]),
+        ("clone-branch", &["--ref", "fix/#7&x+ü"]),
+        ("clone-full", &["--ref", "refs/heads/fix/#7&x+ü"]),
+    ] {
         let target = lab.scratch(name);
         let more = [&["--depth", "1", "--fallback", "clone"], more].concat();
         let nobody = crate::lab::nobody();
         expect(&restore(nobody, &lab.url("small"), &target, &more), 0);
         assert_eq!(git::text(&target, &["rev-list", "--count", "HEAD"]), "1");
         assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+        if let [_, named] = more[3..] {
+            let clone = lab.scratch(&format!("git-{name}"));
+            let named = named.trim_start_matches("refs/heads/");
+            let args = [
+                "clone",
+                "-q",
+                "--depth",
+                "1",
+                "--branch",
+                named,
+                &lab.url("small"),
+            ];
+            git::run(
+                &lab.scratch(""),
+                &[&args[..], &[&*clone.to_string_lossy()]].concat(),
+            );
+            let refs = |at: &Path| git::text(at, &["for-each-ref"]);
+            assert_eq!(refs(&target), refs(&clone), "{name}");
+            let fetches = |at: &Path| git::text(at, &["config", "remote.origin.fetch"]);
+            assert_eq!(fetches(&target), fetches(&clone), "{name}");
+        }
     }
 }
 

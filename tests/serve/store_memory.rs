@@ -27,13 +27,17 @@ fn head_of(store: &Path) -> serde_json::Value {
     serde_json::from_str(&fs::read_to_string(dir.join("head.json")).unwrap()).unwrap()
 }
 
-fn wait_remembered(lab: &Lab, state: &str, sequence: u64) {
+/// Waits until a server has noted the head that there is; gives its sequence.
+fn wait_remembered(lab: &Lab, state: &str) -> u64 {
     let dir = lab.scratch(state).join("shared");
+    let sequence = || head_of(&lab.scratch("store"))["sequence"].as_u64().unwrap();
     wait::until_true("it is remembered", || {
+        let sequence = sequence();
         let files = fs::read_dir(&dir).into_iter().flatten().flatten();
         let mut texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
         texts.any(|text| text.contains(&format!("\"sequence\":{sequence},")))
     });
+    sequence()
 }
 
 /// What is pushed, forced away and never asked for again is shared; gives a file of it.
@@ -136,7 +140,7 @@ fn a_store_that_was_restored_is_not_believed() {
     };
     let second = start("second");
     assert!(second.get(&target).expect(200).body == newest.body);
-    wait_remembered(&lab, "second", 2);
+    let seen = wait_remembered(&lab, "second");
     second.stop();
     lab.hide("small");
     evict_all(&lab.scratch("second"));
@@ -161,7 +165,7 @@ fn a_store_that_was_restored_is_not_believed() {
     });
     expect_clone(&lab, "small", &cloned.body);
     wait_shared(&second, 1);
-    assert!(head_of(&lab.scratch("store"))["sequence"].as_u64() > Some(2));
+    assert!(head_of(&lab.scratch("store"))["sequence"].as_u64() > Some(seen));
     second.stop();
 
     // It is another one now, which has none of that behind it.
@@ -192,7 +196,7 @@ fn who_is_behind_tells_what_is_owed_all_the_same() {
     let second = settings("second").start();
     second.get(&target).expect(200);
     second.wait_logged("\"shared\":true");
-    wait_remembered(&lab, "second", 3);
+    wait_remembered(&lab, "second");
     first.stop();
     second.stop();
     lab.hide("small");

@@ -84,6 +84,11 @@ pub(super) fn expect_no_repository(
     }
 }
 
+/// The same where its refs cannot be read: what would be lost with them nobody can tell.
+pub(super) fn refs_unread(directory: &Path, why: String) -> RestoreError {
+    not_taken(directory, (why, "git fsck says more", Overwrite::Refuses))
+}
+
 /// The working copy at `directory` is not taken.
 pub(super) fn not_taken(directory: &Path, why: impl Into<Why>) -> RestoreError {
     let Why {

@@ -10,7 +10,7 @@ use gix::ObjectId;
 use gix::hash::Kind;
 
 use super::copy::Copy;
-use super::refusal::{Overwrite, not_taken};
+use super::refusal::{not_taken, refs_unread};
 use crate::limits::{OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW_BYTES_MAX};
 use crate::refs::{self, Head, Loose, RefsError};
 use crate::restore::data::read;
@@ -53,14 +53,9 @@ impl Scratch {
         }
         let head = tips(&copy.git_dir, &git_dir, copy.hash()).map_err(|e| match e {
             TipsError::Io(e) => unmade(e),
-            TipsError::Refs(e) => not_taken(
-                &copy.directory,
-                (
-                    format!("its refs cannot be read: {e}"),
-                    "git fsck says more",
-                    Overwrite::Refuses,
-                ),
-            ),
+            TipsError::Refs(e) => {
+                refs_unread(&copy.directory, format!("its refs cannot be read: {e}"))
+            }
         })?;
         Ok(Scratch { tree, head })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tarpon::limits::CLONE_FAILURE_KEPT_MS;
 
-use super::NAME;
+use super::history::NAME;
 use super::ways::{Link, StoreWay, UpstreamWay};
 use crate::bucket_server::BucketServer;
 use crate::support::lab::{self, Lab};

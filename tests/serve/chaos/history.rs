@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::NAME;
 use crate::support::lab::{self, Lab};
 use crate::support::rng::Rng;
 use crate::support::{compare, git, repos};
+
+/// The repository.
+pub const NAME: &str = "small";
 
 /// So many bytes of each state are nowhere else.
 const OWN_BYTES: usize = 3000;
