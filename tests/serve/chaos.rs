@@ -8,7 +8,7 @@
 //!
 //! At the end all is mended: each server follows, and what was forced away is nowhere any more.
 //!
-//! What happens comes from a seed, printed at the start; `TARPON_CHAOS_SEED=N` repeats it, and
+//! What happens comes from a seed; `TARPON_CHAOS_SEED=N` is for another one (0 for one by the clock, which is printed), and
 //! `TARPON_CHAOS_STEPS=N` has more of it. When things happen in a server the seed does not say.
 //! `TARPON_CHAOS_LOGS=DIR` keeps what they log.
 
@@ -58,10 +58,14 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 fn seed() -> u64 {
-    variable("TARPON_CHAOS_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        now.map_or(1, |since| since.as_nanos() as u64)
-    })
+    match variable("TARPON_CHAOS_SEED") {
+        None => 1,
+        Some(0) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            now.map_or(1, |since| since.as_nanos() as u64)
+        }
+        Some(seed) => seed,
+    }
 }
 
 /// What happens.
