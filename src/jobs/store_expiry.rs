@@ -15,7 +15,7 @@ use crate::limits::{
 use crate::manifest::id::is_lower_hex;
 use crate::repos::repo::Repo;
 use crate::store::remote::collect::sweep;
-use crate::store::remote::expiry::{Fate, change_head, day_of, head_in, remove_head};
+use crate::store::remote::expiry::{Fate, change_head, day_of, head_in};
 use crate::store::remote::head::{Condemned, Head};
 use crate::store::remote::key::{Place, RandomId};
 use crate::store::remote::lease::Watch;
@@ -42,7 +42,6 @@ struct Totals {
     /// What heads name.
     named_bytes: u64,
     emptied: usize,
-    removed: usize,
     /// Something is condemned, and will be removed.
     is_on_its_way: bool,
     /// So many of them that were used least lately, the one of these that was used last on top.
@@ -160,14 +159,8 @@ impl Jobs {
         given_back?;
         if let Some(seen) = &seen {
             let (repositories, bytes) = (seen.repositories, seen.named_bytes);
-            let (emptied, removed) = (seen.emptied, seen.removed);
-            tracing::info!(
-                repositories,
-                bytes,
-                emptied,
-                removed,
-                "looked at all of the store"
-            );
+            let emptied = seen.emptied;
+            tracing::info!(repositories, bytes, emptied, "looked at all of the store");
         }
         Ok(seen)
     }
@@ -188,7 +181,10 @@ impl Jobs {
                     return Ok(None);
                 }
                 let dir = format!("{REPOSITORIES}/{name}");
-                self.look_at_one(shared, &dir, &mut seen).await?;
+                // What is wrong with one of them keeps no other.
+                if let Err(why) = self.look_at_one(shared, &dir, &mut seen).await {
+                    tracing::warn!(dir, "cannot be looked at in the store: {}", causes(&why));
+                }
             }
             after = page.next;
         }
@@ -219,12 +215,6 @@ impl Jobs {
                 let is_due = |head: &Head| head.fate(expiry_ms, day) == Fate::Empty;
                 let why = "nobody has used it for long";
                 self.empty(shared, &place, (seen, why, is_due)).await?;
-                return Ok(());
-            }
-            Fate::Remove => {
-                let is_due = |head: &Head| head.fate(expiry_ms, day) == Fate::Remove;
-                let is_gone = remove_head(&shared.objects, &place, is_due).await?;
-                seen.removed += usize::from(is_gone);
                 return Ok(());
             }
         }
@@ -293,7 +283,7 @@ impl Jobs {
             if seen.named_bytes <= limit {
                 return Ok(());
             }
-            if one.used_day + 1 >= day || !held.keep().await? {
+            if one.used_day.saturating_add(1) >= day || !held.keep().await? {
                 break;
             }
             let Some((place, _)) = head_in(&shared.objects, &one.dir).await? else {

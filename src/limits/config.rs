@@ -75,9 +75,7 @@ pub const WARM_LIMIT_DEFAULT_PERCENT: u8 = 25;
 pub const WARM_FOR_DEFAULT_MS: u64 = 5 * MINUTE_MS;
 /// Longest such time that may be configured: 1 day.
 pub const WARM_FOR_MAX_MS: u64 = 24 * HOUR_MS;
-/// Default time for which what nobody uses stays in a store: 30 days.
-pub const STORE_EXPIRY_DEFAULT_MS: u64 = 720 * HOUR_MS;
-/// Least such time: who uses something says so there once a day.
+/// Least time for which what nobody uses stays in a store: who uses something says so there once a day.
 pub const STORE_EXPIRY_MIN_MS: u64 = 48 * HOUR_MS;
 /// Most headers that are sent to a store beside its own,
 pub const STORE_HEADERS_MAX: usize = 16;

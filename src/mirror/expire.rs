@@ -40,6 +40,9 @@ use crate::limits;
 use due::{Due, is_older, loose_file};
 pub(super) use due::{KeepFiles, packs_of};
 
+/// No file is younger than that: the clock of whoever has dated it is wrong.
+const NEVER_YOUNG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The locks of a repository, in the order in which they are taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Locks<'a> {
@@ -103,8 +106,14 @@ impl Git {
         let path = mirror.to_owned();
         let roots = blocking(mirror, move || roots(&path, since)).await?;
         let reached = self.reached(mirror, &roots).await?;
+        // Where nobody may have it any more no date keeps it: who dates files may have another clock, or have had.
+        let files_since = match keep_files {
+            KeepFiles::Count => since,
+            KeepFiles::MeanNothing => now + NEVER_YOUNG,
+        };
         let path = mirror.to_owned();
-        let due = blocking(mirror, move || Due::find(&path, reached, since, keep_files)).await?;
+        let find = move || Due::find(&path, reached, files_since, keep_files);
+        let due = blocking(mirror, find).await?;
         if due.gone.is_empty() && due.loose.is_empty() {
             note_look(mirror, (since, now)).await?;
             return Ok(Expired::Nothing);

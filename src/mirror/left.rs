@@ -195,6 +195,24 @@ mod tests {
         assert_eq!(expire_left(&scratch), None, "once");
     }
 
+    /// The clock was put back, or the files are on a server that has another one.
+    #[test]
+    fn no_date_keeps_any_of_it() {
+        let scratch = Scratch::with_commit();
+        let first = scratch.commit("main", "one");
+        let secret = scratch.commit("main", "a secret");
+        scratch.clone_mirror();
+        scratch.upstream(&["update-ref", "refs/heads/main", &first]);
+        freshen(&scratch);
+        for pack in packs_of(&scratch.mirror()).unwrap() {
+            let pack = std::fs::File::open(pack.index.with_extension("pack")).unwrap();
+            let ahead = SystemTime::now() + Duration::from_secs(24 * 3600);
+            pack.set_modified(ahead).unwrap();
+        }
+        assert!(matches!(expire_left(&scratch), Some(Expired::Objects(_))));
+        assert!(!has(&scratch, &secret) && has(&scratch, &first));
+    }
+
     #[test]
     fn a_keep_file_keeps_nothing_of_it() {
         let scratch = Scratch::with_commit();

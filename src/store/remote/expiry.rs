@@ -8,15 +8,12 @@
 //! 1. The head names nothing any more, and all that it has named is condemned. Who uses it meanwhile shares it anew, and
 //!    takes from what is condemned what it needs.
 //! 2. What was condemned for long enough is given up by the next swap, and removed.
-//! 3. A head that has named nothing for as long again goes, and is the last that goes. Until then it keeps its generation: what
-//!    has expired is not brought back.
 //!
-//! Who writes in between is never overwritten. Who writes while the head itself is removed finds a store that was emptied, as
-//! far as this repository goes, and uploads it again.
+//! The head itself stays, and keeps its generation and its sequence: others compare what they have with these, and a head that
+//! began with neither would be older than all of that. Who writes in between is never overwritten.
 
 use super::head::Head;
 use super::key::{Identity, Place, RandomId};
-use super::listing::Listing;
 use super::objects::{ObjectError, Objects};
 use super::publish::{Base, Draw, RemoteError};
 use super::swap::Swapped;
@@ -31,8 +28,6 @@ pub enum Fate {
     NoteToday,
     /// Its head is to name nothing.
     Empty,
-    /// Its head is to go.
-    Remove,
 }
 
 /// The day of a time.
@@ -84,16 +79,14 @@ impl Head {
     /// What is to become of its repository, if what is not used for so long expires.
     #[must_use]
     pub fn fate(&self, expiry_ms: u64, day: u64) -> Fate {
-        let idle_ms = |times: u64| expiry_ms.saturating_mul(times) / USED_DAY_MS;
         if self.used_day == 0 || self.used_day > day + 1 {
             return Fate::NoteToday;
         }
         // The day on which it was used may have ended just now.
         let idle_days = day.saturating_sub(self.used_day);
-        match self.is_empty() {
-            false if idle_days > idle_ms(1) => Fate::Empty,
-            true if idle_days > idle_ms(2) && self.condemned.is_empty() => Fate::Remove,
-            _ => Fate::Stays,
+        match !self.is_empty() && idle_days > expiry_ms / USED_DAY_MS {
+            true => Fate::Empty,
+            false => Fate::Stays,
         }
     }
 }
@@ -149,26 +142,6 @@ pub async fn change_head(
     ))
 }
 
-/// Removes a head that names nothing, if that is still so and nothing lies beside it; whether it has.
-///
-/// # Errors
-/// See [`RemoteError`].
-pub async fn remove_head(
-    objects: &impl Objects,
-    place: &Place,
-    is_due: impl FnOnce(&Head) -> bool,
-) -> Result<bool, RemoteError> {
-    let listing = Listing::read(objects, place).await?;
-    let base = Base::read(objects, place).await?;
-    let is_bare = listing.keys().next().is_none() && base.is_there() && base.head.is_empty();
-    if !is_bare || !is_due(&base.head) {
-        return Ok(false);
-    }
-    objects.delete(&place.lease()).await?;
-    objects.delete(&place.head()).await?;
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::collect::{Swept, sweep};
@@ -217,22 +190,12 @@ mod tests {
             head(1).fate(u64::MAX, u64::MAX / USED_DAY_MS / 4),
             Fate::Stays
         );
-        let emptied = |used_day| head(used_day).emptied((RandomId(2), 5));
-        assert_eq!(
-            emptied(900).fate(expiry_ms, 1000),
-            Fate::Stays,
-            "it is condemned"
-        );
-        let gone = |used_day| {
-            let mut head = emptied(used_day);
-            head.condemned.clear();
-            head.fate(expiry_ms, 1000)
-        };
-        assert_eq!((gone(940), gone(939)), (Fate::Stays, Fate::Remove));
+        let emptied = head(900).emptied((RandomId(2), 5));
+        assert_eq!(emptied.fate(expiry_ms, 1000), Fate::Stays);
     }
 
     #[test]
-    fn a_head_goes_last_and_keeps_what_it_says_until_then() {
+    fn a_head_stays_and_keeps_what_it_says() {
         let dir = tempfile::tempdir().unwrap();
         let (store, place, random) = (FileStore::open(dir.path()), place(), &mut SystemRandom);
         let full = head(5);
@@ -256,8 +219,6 @@ mod tests {
             assert_eq!(now.condemned.len(), 1);
             // Whoever shares it meanwhile takes it back as it is.
             assert_eq!(now.condemned[0].bytes, Some(3));
-            // Something lies there still.
-            assert!(!remove_head(&store, &place, |_| true).await.unwrap());
             let due = |_: &Condemned| true;
             let swept = sweep(&store, &place, due, (random, 6)).await.unwrap();
             assert_eq!(
@@ -267,10 +228,8 @@ mod tests {
                     removed: 1
                 }
             );
-            assert!(!remove_head(&store, &place, |_| false).await.unwrap());
-            assert!(remove_head(&store, &place, |_| true).await.unwrap());
-            assert!(head_in(&store, place.dir()).await.unwrap().is_none());
-            assert!(!change_head(&store, &place, random, empty).await.unwrap());
+            let (_, last) = head_in(&store, place.dir()).await.unwrap().unwrap();
+            assert!(last.sequence > now.sequence && last.generation == 3);
         });
     }
 
