@@ -28,6 +28,10 @@ pub struct Head {
     pub repository: Identity,
     /// One more with each write.
     pub sequence: u64,
+    /// One more with each write that says what somebody has, and with none that only keeps order: so it says of two heads, one
+    /// of which may be of a store that was restored, which has the newer state.
+    #[serde(default)]
+    pub shares: u64,
     /// One more with each expiry of what no ref leads to.
     pub generation: u64,
     /// Which swap has raised that.
@@ -155,6 +159,7 @@ impl Head {
         Head {
             repository,
             sequence: 0,
+            shares: 0,
             generation: 0,
             raise: RandomId::default(),
             raises: Vec::new(),
@@ -225,7 +230,7 @@ impl Head {
         {
             return Err(BadHead::TooLong);
         }
-        let counters = [self.sequence, self.generation, self.removals];
+        let counters = [self.sequence, self.shares, self.generation, self.removals];
         if let Some(count) = counters
             .into_iter()
             .find(|count| *count > STORE_HEAD_COUNT_MAX)

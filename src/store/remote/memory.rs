@@ -22,8 +22,11 @@ pub struct Memory {
     pub repository: Identity,
     /// In which store; 0 if that was never known.
     pub store: RandomId,
-    /// The highest sequence.
+    /// The highest sequence,
     pub sequence: u64,
+    /// and how often something was shared by then.
+    #[serde(default)]
+    pub shares: u64,
     /// The last generation that followed the one before it here.
     pub number: u64,
     /// The raise of that.
@@ -46,6 +49,7 @@ impl Memory {
             repository,
             store: RandomId::default(),
             sequence: 0,
+            shares: 0,
             number: 0,
             raise: RandomId::default(),
             due: None,
@@ -76,7 +80,9 @@ impl Memory {
     /// Whether a head was seen that this one, as it was read, does not come up to.
     #[must_use]
     pub fn is_ahead_of(&self, head: &Head) -> bool {
-        head.sequence < self.sequence || !head.follows(self.at())
+        // A restored store is kept in order, too: writes alone do not bring it up to what was seen.
+        let is_older = head.sequence < self.sequence || head.shares < self.shares;
+        is_older || !head.follows(self.at())
     }
 
     /// Notes a head, if it comes up to what is known; whether there is something new.
@@ -86,6 +92,7 @@ impl Memory {
         }
         let is_new = self.sequence != head.sequence || self.at() != head.at();
         self.sequence = head.sequence;
+        self.shares = head.shares;
         self.set_at(head.at());
         is_new
     }

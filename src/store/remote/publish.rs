@@ -84,6 +84,7 @@ impl Base {
     pub fn above(mut self, memory: &Memory) -> Base {
         self.is_below = memory.is_ahead_of(&self.head);
         self.head.sequence = self.head.sequence.max(memory.sequence);
+        self.head.shares = self.head.shares.max(memory.shares);
         self
     }
 
