@@ -150,7 +150,7 @@ impl Schedule<'_> {
 }
 
 #[test]
-#[ignore = "by hand: with some seeds what has expired is not gone in the end"]
+#[ignore = "by hand: it takes one to two minutes"]
 fn three_servers_over_one_bucket_in_chaos() {
     let seed = seed();
     let steps = variable("TARPON_CHAOS_STEPS").unwrap_or(STEPS);
