@@ -162,8 +162,11 @@ fn a_server_comes_back_while_parts_come() {
         &["--by-parts"],
     ];
     for (number, more) in ways.into_iter().enumerate() {
-        let (own, current) = (lab.clone(), server.clone());
+        // The relay outlives the test, and the server is not to.
+        let (own, current) = (Arc::downgrade(&lab), Arc::downgrade(&server));
         let relayed = switch(move |connection| {
+            let both = own.upgrade().zip(current.upgrade());
+            let (own, current) = both.expect("the test goes on");
             let mut server = current.lock().unwrap_or_else(|e| panic!("{e}"));
             if connection == GONE_AT {
                 server.kill();
