@@ -3,8 +3,9 @@
 //! neither git nor a repository's files see it.
 //!
 //! A staging directory is locked by its owner for as long as that lives. One that nobody locks was
-//! left by a run that was killed, and goes when the next one comes by. That it is one is said by the number of its inode,
-//! which stands in it: no repository can have that in its files.
+//! left by a run that was killed, and goes when the next one comes by. That it is one is said by an empty directory in it,
+//! which is called as the number of its inode: no repository can have that. It is the first that is made there and the
+//! last that goes, so that a kill at any moment leaves what goes.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -18,7 +19,6 @@ use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, StatxAttributes};
 use tempfile::TempDir;
 
 use super::checkouts::Checkouts;
-use super::data::read;
 use super::error::{RestoreError, failed};
 use super::in_the_way::{self, go_on};
 use super::moves::Moves;
@@ -36,8 +36,7 @@ const TRASH: &str = "trash";
 const BUNDLE: &str = "bundle";
 const OLD: &str = "old";
 const SUBMODULES: &str = "submodules";
-const MARK: &str = "inode";
-const CONTENTS: [&str; 7] = [TREE, TRASH, BUNDLE, OLD, TRUST, SUBMODULES, MARK];
+const CONTENTS: [&str; 6] = [TREE, TRASH, BUNDLE, OLD, TRUST, SUBMODULES];
 
 /// A restore in the making; removed with everything in it unless it was installed.
 pub(super) struct Staging {
@@ -70,9 +69,16 @@ impl Parents {
     fn make(parent: &Path) -> io::Result<Parents> {
         let is_missing = |path: &&Path| fs::symlink_metadata(path).is_err();
         let missing = parent.ancestors().take_while(is_missing);
-        let missing = missing.map(Path::to_owned).collect();
+        // Also of what could not be made to its end nothing stays.
+        let parents = Parents(missing.map(Path::to_owned).collect());
         fs::create_dir_all(parent)?;
-        Ok(Parents(missing))
+        Ok(parents)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        empty(self.directory.path());
     }
 }
 
@@ -405,7 +411,7 @@ fn new_directory(base: &Path) -> io::Result<(TempDir, File)> {
         // Before it was locked somebody may have taken it for left over.
         let (ours, there) = (lock.metadata()?, fs::symlink_metadata(directory.path()));
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-            fs::write(directory.path().join(MARK), ours.ino().to_string())?;
+            fs::create_dir(directory.path().join(mark(ours.ino())))?;
             return Ok((directory, lock));
         }
     }
@@ -429,24 +435,45 @@ fn sweep(parent: &Path) {
             .is_ok_and(|found| found.uid() == own && is_staging(&path, found.ino()));
         let lock = || rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
         if is_own && lock().is_ok() {
+            empty(&path);
             let _ = fs::remove_dir_all(&path);
         }
     }
 }
 
+/// What says of a directory with that inode that it is one.
+fn mark(inode: u64) -> String {
+    format!("inode-{inode}")
+}
+
+/// Removes what is in a staging directory, but for its mark. What cannot be removed stays.
+fn empty(path: &Path) {
+    for name in CONTENTS {
+        let path = path.join(name);
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        let _ = match is_directory {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+    }
+}
+
 /// Whether a directory, whose inode has that number, has its mark and nothing that a staging directory has not: in a
-/// target all of it could be the user's. One that has nothing was not yet marked.
+/// target all of it could be the user's. One that has nothing was not yet marked, or is not any more.
 fn is_staging(path: &Path, inode: u64) -> bool {
-    let inode = inode.to_string();
-    let is_marked = || {
-        let mark = read(&path.join(MARK), inode.len() as u64);
-        mark.is_ok_and(|mark| mark == inode.as_bytes())
+    let Ok(listing) = fs::read_dir(path) else {
+        return false;
     };
-    let known = |name: &std::ffi::OsStr| CONTENTS.iter().any(|known| name == *known);
-    let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|e| known(&e.file_name()));
-    let has_only = fs::read_dir(path).is_ok_and(|mut listing| listing.all(is_known));
-    let is_empty = || fs::read_dir(path).is_ok_and(|mut listing| listing.next().is_none());
-    has_only && (is_marked() || is_empty())
+    let (mark, mut names) = (mark(inode), Vec::new());
+    for entry in listing {
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name();
+        if name != *mark && !CONTENTS.iter().any(|known| name == **known) {
+            return false;
+        }
+        names.push(name);
+    }
+    names.is_empty() || names.iter().any(|name| *name == *mark)
 }
 
 #[cfg(test)]
