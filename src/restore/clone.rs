@@ -31,8 +31,8 @@ fn depth(is_shallow: bool) -> &'static [&'static str] {
 /// What git says of a branch or tag that the upstream does not have.
 const NOT_FOUND: &str = "not found in upstream";
 
-/// The short name of a branch or tag that is checked out by its name, and as it was given: of no more than that a clone
-/// without history has refs.
+/// The short name of a branch or tag that is checked out by its name, and the name as it was given. A clone without
+/// history has that ref and no other.
 fn branch_or_tag(checkout: &Checkout) -> Option<(&str, &str)> {
     let Checkout::Ref(named) = checkout else {
         return None;

@@ -3,8 +3,8 @@
 //! ```text
 //! copy: is it one that is taken ─► lock: git's own ─┬─► kept, update: what is wanted, and its objects ─► scratch
 //!                                                    └─► entries, look: the index, and all files by their stat data
-//! changes: index and tree ─► blocked: what is in the way ─► losses ─► staged: new files, beside ─► note ─► moves ─►
-//! written: the index ─► heads: refs
+//! changes: index and tree ─► blocked: what is in the way ─► losses ─► proves: all packs, with --verify ─► staged: new
+//! files, beside ─► note ─► moves ─► written: the index ─► heads: refs
 //! ```
 //!
 //! Until the note nothing of the working copy has changed; until the index has, all is undone when something fails.

@@ -225,6 +225,15 @@ fn what_git_would_believe_instead_is_gone() {
         git::text(&target, &["status", "--porcelain", "--ignored"]),
         ""
     );
+    // What is elsewhere is not this repository's.
+    let elsewhere = lab.scratch("elsewhere");
+    fs::create_dir_all(elsewhere.join("commit-graphs")).unwrap();
+    fs::write(elsewhere.join("commit-graphs/mine"), "mine").unwrap();
+    drop(fs::remove_dir_all(objects.join("info")));
+    std::os::unix::fs::symlink(&elsewhere, objects.join("info")).unwrap();
+    expect(&restore(server.address(), "test/app", &target, &more), 0);
+    assert!(elsewhere.join("commit-graphs/mine").is_file());
+    assert!(!objects.join("info").is_symlink());
 }
 
 /// Nothing is checked out: nobody has looked at a commit, or at files of it.

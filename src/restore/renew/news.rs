@@ -12,6 +12,7 @@ use gix::bstr::BStr;
 use gix::hash::Kind;
 
 use super::copy::Copy;
+use super::scratch::FETCH_ONE;
 use crate::config::RestoreArgs;
 use crate::manifest::parts::Contents;
 use crate::restore::capture::Archive;
@@ -155,15 +156,7 @@ impl One<'_> {
         if !missing.is_empty() {
             let missing = missing.iter().map(ToString::to_string);
             let url = format!("{}{}", link.server.origin(), link.place);
-            let args = [
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--depth=1",
-                &url,
-            ];
-            let args = args.into_iter().map(str::to_owned);
+            let args = FETCH_ONE.into_iter().map(str::to_owned).chain([url]);
             let args: Vec<String> = args.chain(missing).collect();
             run::server(link, room, &args)?;
         }

@@ -19,6 +19,7 @@ use crate::restore::run::{self, Room};
 use crate::restore::staging::Staging;
 
 const PACKS: &str = "objects/pack";
+const INFO: &str = "objects/info";
 /// What git keeps beside objects to find them and their history sooner. It believes them, and makes them anew.
 const CACHES: [&str; 2] = ["objects/info/commit-graph", "objects/info/commit-graphs"];
 /// The same among packs: what begins so, and what ends so.
@@ -101,6 +102,11 @@ fn names(directory: &Path) -> Result<Vec<String>, RestoreError> {
 /// Removes what git would believe instead of packs and their indexes.
 fn remove_caches(before: &Before) -> Result<(), RestoreError> {
     let git_dir = &before.copy.git_dir;
+    let info = git_dir.join(INFO);
+    // Git follows a link; what is behind it is not this repository's, and stays. That of packs is refused as one.
+    if fs::symlink_metadata(&info).is_ok_and(|found| !found.is_dir()) {
+        remove(&info)?;
+    }
     for name in CACHES {
         remove(&git_dir.join(name))?;
     }

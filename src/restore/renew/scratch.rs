@@ -143,6 +143,15 @@ fn rename(from: &Path, to: &Path) -> Result<(), RestoreError> {
     }
 }
 
+/// What has git fetch one commit without its history.
+pub(super) const FETCH_ONE: [&str; 5] = [
+    "fetch",
+    "--quiet",
+    "--no-tags",
+    "--no-write-fetch-head",
+    "--depth=1",
+];
+
 /// Fetches a commit, and nothing that it leads to, from the server into a repository that is made for it.
 pub(super) fn fetch_commit(
     link: Link<'_>,
@@ -159,16 +168,7 @@ pub(super) fn fetch_commit(
     );
     made.map_err(|e| RestoreError::disk("make a repository at", room.tree, e))?;
     let commit = commit.to_string();
-    let args = [
-        "fetch",
-        "--quiet",
-        "--no-tags",
-        "--no-write-fetch-head",
-        "--depth=1",
-        "--filter=tree:0",
-        "it",
-        &commit,
-    ];
+    let args = [&FETCH_ONE[..], &["--filter=tree:0", "it", &commit]].concat();
     run::server(link, room, &args).map(drop)
 }
 
