@@ -191,6 +191,7 @@ impl Objects for Guarded {
     }
 
     async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
+        self.see_that_it_refuses(key).await?;
         let answer = self.objects.upload(key, content);
         self.ask(StoreRequest::Upload, ("upload", key), answer)
             .await?;

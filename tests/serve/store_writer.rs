@@ -60,6 +60,7 @@ fn one_server_writes_to_a_store_that_refuses_nothing() {
     hit(&other, "small");
     other.wait_logged("it takes writes that it should refuse");
     assert_eq!(bucket.asked(&["PUT", "head.json"]), 0);
+    assert_eq!(bucket.asked(&["PUT", "/parts/"]), 0);
     other.stop();
 
     let writer = on_bucket(&lab, &bucket, "writer", &["--store-writer"]).start();
