@@ -83,6 +83,7 @@ impl Jobs {
         if let Err(e) = mirrored {
             return permit.refuse(e);
         }
+        let _making = self.making(&repo, permit.want());
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
         let (done, built) = oneshot::channel();

@@ -1,6 +1,7 @@
 //! What was built here is uploaded for other servers, in the background. No client and no build waits for it, and no
 //! file stays for it: what leaves this server's disk before it was uploaded is not uploaded.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
@@ -31,11 +32,10 @@ impl Jobs {
     /// Has a snapshot uploaded that was just published, if it is that of a plain request and not an upstream's to
     /// permit: others are not taken from there.
     pub(super) fn offer(self: &Rc<Self>, repo: &Arc<Repo>, archive: &Arc<Archive>) {
-        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_readonly) else {
+        let Some(shared) = self.shares(repo, &archive.want) else {
             return;
         };
-        let is_asked = self.permissions.of_repository(&repo.name).is_some();
-        if is_asked || !archive.want.is_default() || archive.set_offered(true) {
+        if archive.set_offered(true) {
             return;
         }
         let mut offers = shared.offers.borrow_mut();
@@ -50,6 +50,19 @@ impl Jobs {
         if !is_running {
             spawn_local(self.clone().offer_all(repo.clone()));
         }
+    }
+
+    /// Where a snapshot of that is uploaded, if it is.
+    fn shares(&self, repo: &Repo, want: &Want) -> Option<&Shared> {
+        let shared = self.shared.as_ref().filter(|shared| !shared.is_readonly);
+        let is_asked = self.permissions.of_repository(&repo.name).is_some();
+        shared.filter(|_| want.is_default() && !is_asked)
+    }
+
+    /// Held while a snapshot is made that will be offered: whoever was sent all of it may have asked for nothing else, and
+    /// the server may be told to stop before it is in its place.
+    pub(super) fn making(&self, repo: &Repo, want: &Want) -> Option<Making<'_>> {
+        self.shares(repo, want).map(Making::new)
     }
 
     /// The same of what is served, which an earlier process may have published, or one without a store, once somebody uses it.
@@ -248,6 +261,22 @@ impl Shared {
         while self.turns.available_permits() < OFFERS_AT_ONCE && Instant::now() < ends {
             tokio::time::sleep(look).await;
         }
+    }
+}
+
+/// A snapshot that is made, and will be offered.
+pub(super) struct Making<'s>(&'s Cell<usize>);
+
+impl Making<'_> {
+    fn new(shared: &Shared) -> Making<'_> {
+        shared.making.set(shared.making.get() + 1);
+        Making(&shared.making)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     kind: String,
     /// What is to be uploaded, of each repository that somebody is at: the newest of each want.
     pub(super) offers: RefCell<HashMap<Arc<str>, Vec<Weak<Archive>>>>,
+    /// How many snapshots are being made that will be offered.
+    pub(super) making: Cell<usize>,
     /// Those of which nothing is uploaded for a while, for that has failed.
     pub(super) put_off: RefCell<HashSet<Arc<str>>>,
     /// Held by what uploads.
@@ -197,6 +199,7 @@ impl Shared {
             is_readonly,
             kind: kind(config.level, &config.follow),
             offers: RefCell::default(),
+            making: Cell::default(),
             put_off: RefCell::default(),
             turns: Semaphore::new(OFFERS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
@@ -257,11 +260,11 @@ impl Shared {
         });
     }
 
-    /// Whether something is to be uploaded that can be, as far as is known.
+    /// Whether something is to be uploaded that can be, as far as is known, or is made.
     pub(super) fn is_offering(&self) -> bool {
         let put_off = self.put_off.borrow();
         let is_offered = |name| !put_off.contains(name);
-        self.offers.borrow().keys().any(is_offered)
+        self.making.get() > 0 || self.offers.borrow().keys().any(is_offered)
     }
 
     /// Reads a small part, whose name says what is in it.
