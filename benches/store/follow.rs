@@ -91,7 +91,10 @@ fn crowd(farm: &mut Farm<'_>, members: &[Member], figures: &mut Figures) {
     // One server first, then all three, as many clients at each.
     let alone = farm.pusher.change(10).commit;
     let one = ask(&members[..1], &alone);
-    members[0].settle();
+    for member in members {
+        follows(member, &alone);
+        member.settle();
+    }
     let before: Vec<u64> = members.iter().map(fetches).collect();
     let pushed = farm.pusher.change(10).commit;
     let three = ask(members, &pushed);
@@ -157,16 +160,20 @@ fn ask(members: &[Member], commit: &str) -> Duration {
     })
 }
 
+/// Waits until a plain answer is of that commit.
+fn follows(member: &Member, commit: &str) {
+    wait::until_true("it follows", || {
+        commit_of(&member.transfer(Manners::CURIOUS).head) == commit
+    });
+}
+
 /// One is told of a push, and the others follow without being told.
 fn told(farm: &mut Farm<'_>, members: &[Member], figures: &mut Figures) {
     let pushed = farm.pusher.change(10);
     let began = Instant::now();
     ensure_ref(&members[0].server, NAME, &pushed.reference, &pushed.commit);
     for member in &members[1..] {
-        wait::until_true("it follows", || {
-            let head = member.transfer(Manners::CURIOUS).head;
-            commit_of(&head) == pushed.commit
-        });
+        follows(member, &pushed.commit);
     }
     let took = began.elapsed().as_secs_f64();
     figures.at_most(
@@ -214,20 +221,27 @@ pub fn expired(farm: &mut Farm<'_>, figures: &mut Figures) {
     for member in &members {
         assert_eq!(member.fresh(), id);
     }
+    let mut places: Vec<_> = members.iter().map(|it| it.state.join("mirrors")).collect();
+    places.push(farm.objects());
+    let (limit, sought) = (Duration::from_secs(300), &secret[1000..1100]);
+    wait::until_within("it is everywhere", limit, || {
+        places
+            .iter()
+            .all(|place| is_below(place, sought))
+            .then_some(())
+    });
     git::run(&upstream, &["update-ref", "HEAD", &before]);
     git::run(&upstream, &["gc", "--quiet", "--prune=now"]);
     repos::add_commit(&upstream, &branch, "fixed.txt", b"fixed\n");
     members.iter().for_each(|member| drop(member.fresh()));
     let began = Instant::now();
-    let mut places: Vec<_> = members.iter().map(|it| it.state.join("mirrors")).collect();
-    places.push(farm.objects());
-    let limit = Duration::from_secs(300);
     wait::until_within("it is gone", limit, || {
-        members.iter().for_each(|member| drop(member.get()));
-        let is_there = |place: &std::path::PathBuf| is_below(place, &secret[1000..1100]);
-        (!places.iter().any(is_there)).then_some(())
+        // Nobody asks meanwhile: a repository that is asked for all the time is maintained each hour only.
+        (!places.iter().any(|place| is_below(place, sought))).then_some(())
     });
     let took = began.elapsed().as_secs_f64();
+    members.iter().for_each(|member| drop(member.get()));
+    assert!(!places.iter().any(|place| is_below(place, sought)));
     let by_id = format!("{}?commit={id}", target(NAME));
     for member in &members {
         member.server.get(&by_id).expect(404);
