@@ -12,21 +12,20 @@ pub(super) struct Sizes {
     pub had: u64,
 }
 
-/// Whether a worktree is made sooner from packs, if so many bytes come in a second: of what still comes, while all of it,
-/// which `all_frames_bytes` have, is made then. What comes is worked at meanwhile, so the slower of the two says when it
-/// ends.
-pub(super) fn takes_packs(left: Sizes, all_frames_bytes: u64, rate_bytes_s: f64) -> bool {
+/// Whether what is `left` of a worktree is made sooner from packs, if so many bytes come in a second. What comes is worked
+/// at meanwhile, so the slower of the two says when it ends.
+pub(super) fn takes_packs(left: Sizes, rate_bytes_s: f64) -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    takes_packs_with(left, all_frames_bytes, rate_bytes_s, cores)
+    takes_packs_with(left, rate_bytes_s, cores)
 }
 
-fn takes_packs_with(left: Sizes, all_frames_bytes: u64, rate_bytes_s: f64, cores: usize) -> bool {
+fn takes_packs_with(left: Sizes, rate_bytes_s: f64, cores: usize) -> bool {
     let comes_s = |bytes: u64| bytes as f64 / rate_bytes_s.max(1.0);
     // How large the files are is known from nothing else.
     let work_s = |bytes: u64, per_core: u64| bytes as f64 / (per_core as f64 * cores.max(1) as f64);
-    let packs_s = comes_s(left.packs).max(work_s(all_frames_bytes, PACKS_PER_CORE_BYTES_S));
-    let frames_s = comes_s(left.packs + left.frames)
-        .max(work_s(left.frames + left.had, FRAMES_PER_CORE_BYTES_S));
+    let all = left.frames + left.had;
+    let packs_s = comes_s(left.packs).max(work_s(all, PACKS_PER_CORE_BYTES_S));
+    let frames_s = comes_s(left.packs + left.frames).max(work_s(all, FRAMES_PER_CORE_BYTES_S));
     packs_s < frames_s
 }
 
@@ -44,21 +43,21 @@ mod tests {
         // 100 Mbit/s and 1 Gbit/s.
         for (rate_bytes_s, cores) in [(12.5e6, 1), (12.5e6, 64), (125e6, 2), (125e6, 8)] {
             assert!(
-                takes_packs_with(linux, linux.frames, rate_bytes_s, cores),
+                takes_packs_with(linux, rate_bytes_s, cores),
                 "{rate_bytes_s} {cores}"
             );
         }
-        assert!(!takes_packs_with(linux, linux.frames, 5e9, 1));
-        assert!(!takes_packs_with(linux, linux.frames, 5e9, 2));
+        assert!(!takes_packs_with(linux, 5e9, 1));
+        assert!(!takes_packs_with(linux, 5e9, 2));
         // Where nothing is known of the rate, what is less.
-        assert!(takes_packs_with(linux, linux.frames, 0.0, 2));
+        assert!(takes_packs_with(linux, 0.0, 2));
         // A long history, and a few files.
         let old = Sizes {
             packs: 300 << 20,
             frames: 10 << 20,
             had: 0,
         };
-        assert!(takes_packs_with(old, old.frames, 125e6, 2));
+        assert!(takes_packs_with(old, 125e6, 2));
     }
 
     #[test]
@@ -69,11 +68,11 @@ mod tests {
                 frames: frames_mib << 20,
                 had: 0,
             };
-            takes_packs_with(left, 240 << 20, rate_bytes_s, 2)
+            takes_packs_with(left, rate_bytes_s, 2)
         };
-        // All packs are there, and what is made is made again: 2.4 s of work.
-        assert!(left(200, 12.5e6) && left(200, 60e6));
-        assert!(!left(200, 125e6) && !left(20, 12.5e6));
+        // All packs are there: 2 s of work, or a tenth of that.
+        assert!(left(200, 12.5e6) && left(200, 60e6) && left(20, 12.5e6));
+        assert!(!left(200, 125e6) && !left(20, 125e6));
     }
 
     /// What a seed has need not come: it is unpacked at any rate, and what it has not is weighed as ever.
@@ -85,7 +84,7 @@ mod tests {
             frames: frames_mib << 20,
             had: frames - (frames_mib << 20),
         };
-        let takes_packs = |sizes, rate| takes_packs_with(sizes, frames, rate, 2);
+        let takes_packs = |sizes, rate| takes_packs_with(sizes, rate, 2);
         for rate_bytes_s in [0.0, 12.5e6, 125e6, 5e9] {
             assert!(!takes_packs(left(0, 0), rate_bytes_s), "{rate_bytes_s}");
         }

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
@@ -27,7 +26,7 @@ use super::in_the_way::Watch;
 use super::parts::Fetching;
 use super::progress::Progress;
 use super::tar::{Event, Parser};
-use super::write::{Site, Writer, stopped};
+use super::write::{Site, Writer, Written, stopped};
 use crate::limits::{
     BEHIND_END_BYTES_MAX, BUFFER_STEP_BYTES, CONTENT_BYTES_MAX, ENTRIES_BYTES_MAX, FRAMES_AHEAD,
     STORED_ROOM_BYTES, STREAM_CONTENT_BYTES,
@@ -62,8 +61,7 @@ struct Shared<'a> {
     site: Site<'a>,
     progress: &'a Progress,
     failure: Mutex<Option<RestoreError>>,
-    /// Of the worktree, by the workers that have ended.
-    directories: AtomicU64,
+    written: &'a Written,
 }
 
 impl Shared<'_> {
@@ -86,12 +84,12 @@ impl Drop for Duty<'_, '_> {
     }
 }
 
-/// Downloads what is unpacked, at `site`; once that is, and while packs still come, `beside` is done; files are dated by
-/// `dates`. Gives what the archive's `.git` has said, and what is in the worktree.
+/// Downloads what is unpacked, at `site`, and counts what is `written` of it; once that is, and while packs still come,
+/// `beside` is done; files are dated by `dates`. Gives what the archive's `.git` has said, and what is in the worktree.
 pub(super) fn extract<'a>(
     download: &Download<'a>,
     feed: Feed<'_, 'a>,
-    site: Site<'_>,
+    (site, written): (Site<'_>, &Written),
     dates: Dates,
     unpacks: Unpacks<'_>,
     beside: impl FnOnce(&Archive) -> Result<(), RestoreError>,
@@ -100,7 +98,7 @@ pub(super) fn extract<'a>(
         site,
         progress: download.link.progress,
         failure: Mutex::new(None),
-        directories: AtomicU64::new(0),
+        written,
     };
     let packs = feed.packs();
     let (mut archive, way) = unpacks.begin();
@@ -119,7 +117,7 @@ pub(super) fn extract<'a>(
             stream: Stream::default(),
             gaps: Gaps::new(download.link.wait_alive),
             parser: Parser::new(site.quota),
-            writer: Writer::new(site),
+            writer: Writer::counting(site, written),
             dates,
             way,
             part: None,
@@ -147,7 +145,7 @@ pub(super) fn extract<'a>(
     if let Some(error) = failure.or_else(|| download.take_error()) {
         return Err(error);
     }
-    archive.unpacked.directories = shared.directories.into_inner();
+    archive.unpacked.directories = written.directories();
     if let Some(packs) = packs {
         packs.finish()?;
         packs.note(&mut archive)?;
@@ -175,7 +173,7 @@ fn start_workers<'s>(
 
 /// A worker: decodes and writes until there is no more, or until a step failed.
 fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
-    let mut writer = Writer::new(shared.site);
+    let mut writer = Writer::counting(shared.site, shared.written);
     let mut context = zstd_safe::DCtx::create();
     for task in queue {
         if shared.site.stop.is_set() {
@@ -206,8 +204,6 @@ fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
             }
         }
     }
-    let made = writer.directories_made();
-    shared.directories.fetch_add(made, Ordering::Relaxed);
 }
 
 /// The thread that keeps the order.
@@ -262,8 +258,6 @@ impl Line<'_> {
         };
         cutter.finish().map_err(cut_off)?;
         self.parse_all()?;
-        let made = self.writer.directories_made();
-        self.shared.directories.fetch_add(made, Ordering::Relaxed);
         self.parser.finish().map_err(cut_off)
     }
 
@@ -356,6 +350,7 @@ impl Line<'_> {
         self.parse_all()?;
         if part.is_first {
             self.stream.begin();
+            self.shared.written.frame_begins();
         }
         let mut offset = part.offset;
         for slice in &part.wire {
@@ -381,9 +376,14 @@ impl Line<'_> {
                 }
             }
         }
-        match part.is_last {
-            true if self.stream.finish(offset)? => self.nothing(offset),
-            _ => Ok(()),
+        if !part.is_last {
+            return Ok(());
+        }
+        let is_empty = self.stream.finish(offset)?;
+        self.shared.written.frame_ends();
+        match is_empty {
+            true => self.nothing(offset),
+            false => Ok(()),
         }
     }
 
@@ -454,6 +454,7 @@ mod tests {
         let root = tempfile::tempfile().unwrap();
         let quota = Quota::new(Some(0), std::path::Path::new("/")).unwrap();
         let (stop, progress) = (Stop::default(), Progress::default());
+        let written = Written::default();
         let site = Site {
             root: root.as_fd(),
             umask: rustix::fs::Mode::empty(),
@@ -464,7 +465,7 @@ mod tests {
             site,
             progress: &progress,
             failure: Mutex::new(None),
-            directories: AtomicU64::new(0),
+            written: &written,
         };
         std::thread::scope(|scope| {
             drop(Duty(&shared, "ends well"));

@@ -101,6 +101,7 @@ pub(super) fn prove(
             way: None,
             task: Task::Prove,
             workers: workers(),
+            begun: None,
             made: None,
         };
         proving.run(tree, commit, From::There)?;

@@ -32,6 +32,19 @@ pub struct Unpacked {
     pub directories: u64,
 }
 
+impl Unpacked {
+    /// Refuses more or less than a commit has: `all`. An empty tree need not have a directory.
+    pub(super) fn check(self, all: Unpacked) -> Result<(), RestoreError> {
+        match self.files == all.files && self.directories <= all.directories {
+            true => Ok(()),
+            false => {
+                let why = "the archive has files or directories that its commit has not";
+                Err(RestoreError::entry(HEAD, why))
+            }
+        }
+    }
+}
+
 /// An index of version 2 without stat data, and what it counts.
 #[derive(Debug)]
 struct Made {
@@ -62,10 +75,11 @@ pub fn index(
     let objects = Objects::open(tree, commit.kind(), stop)?;
     let bound = Bound::Unpacked(unpacked);
     let made = made(&objects, commit, bound, &mut Nobody, stop)?;
-    if made.files != unpacked.files || unpacked.directories > made.directories {
-        let why = "the archive has files or directories that its commit has not";
-        return Err(RestoreError::entry(HEAD, why));
-    }
+    let all = Unpacked {
+        files: made.files,
+        directories: made.directories,
+    };
+    unpacked.check(all)?;
     Ok(made.bytes)
 }
 
@@ -79,7 +93,7 @@ pub(super) trait Follower {
     fn found(&mut self, index: &[u8], is_all: bool) -> Result<(), RestoreError>;
 }
 
-/// Makes the index of `commit`, of which nothing is there yet, if what it lists may be made. The `follower` is told what is
+/// Makes the index of `commit`, if what it lists may be made; gives also how much that is. The `follower` is told what is
 /// found meanwhile.
 pub(super) fn plan(
     objects: &Objects<'_>,
@@ -87,9 +101,14 @@ pub(super) fn plan(
     quota: &Quota,
     follower: &mut dyn Follower,
     stop: &Stop,
-) -> Result<Vec<u8>, RestoreError> {
+) -> Result<(Vec<u8>, Unpacked), RestoreError> {
     let bound = Bound::Quota(quota, quota.taken());
-    made(objects, commit, bound, follower, stop).map(|made| made.bytes)
+    let made = made(objects, commit, bound, follower, stop)?;
+    let all = Unpacked {
+        files: made.files,
+        directories: made.directories,
+    };
+    Ok((made.bytes, all))
 }
 
 /// Nobody.

@@ -25,7 +25,7 @@ use super::wanted::Wanted;
 use super::way::Way;
 use super::worktree::{From, Making, Task, workers};
 use super::worktree_frames::unpack_frames;
-use super::write::Site;
+use super::write::{Site, Written};
 use crate::config::{RestoreArgs, WorktreeWay};
 use crate::limits::{PARTS_MAX, RESTARTS_MAX};
 use crate::manifest::parts::{Contents, Manifest};
@@ -63,6 +63,7 @@ fn ways<'w>(
         way,
         task,
         workers: workers(),
+        begun: None,
         made: None,
     };
     (unpacks, Some(making))
@@ -131,7 +132,8 @@ pub(super) fn unpack<'w>(
         Came::Archive(opened) => {
             let (download, first) = opened.start()?;
             let feed = Feed::Stream(Box::new(first));
-            let archive = extract(&download, feed, site, dates, unpacks, |_| Ok(()))?;
+            let at = (site, &Written::default());
+            let archive = extract(&download, feed, at, dates, unpacks, |_| Ok(()))?;
             return Ok((archive, making));
         }
     };
@@ -164,7 +166,7 @@ pub(super) fn unpack<'w>(
     let mut unpacked = None;
     let beside = |archive: &Archive| {
         if is_open && let Some(made) = making.as_mut() {
-            let frames = unpack_frames(source, &manifest, &packs, tree, made)?;
+            let frames = unpack_frames(source, &manifest, &packs, made)?;
             if frames.is_some() {
                 (unpacked, making) = (frames, None);
             }
@@ -174,7 +176,8 @@ pub(super) fn unpack<'w>(
             None => Ok(()),
         }
     };
-    let mut archive = extract(&download, Feed::Parts(&packs), site, dates, unpacks, beside)?;
+    let at = (site, &Written::default());
+    let mut archive = extract(&download, Feed::Parts(&packs), at, dates, unpacks, beside)?;
     archive.said_commit = manifest.commit.clone();
     if args.verify.is_some() {
         archive.believed.clear();

@@ -21,8 +21,8 @@ use super::progress::Progress;
 use super::quota::{Allowed, Quota};
 use super::spill::Spill;
 use super::stop::Stop;
-use super::tree::plan;
-use super::write::{Site, Writer, stopped};
+use super::tree::{Unpacked, plan};
+use super::write::{Site, Writer, Written, stopped};
 use crate::limits::{
     EARLY_ATTRIBUTE_FILES_MAX, HELD_CONVERTED_BYTES, PATH_BYTES_MAX, RESTORED_ATTRIBUTES_BYTES,
     WORKTREE_WORKERS_MAX,
@@ -59,8 +59,19 @@ pub(super) struct Making<'m> {
     pub task: Task,
     /// How many threads make it.
     pub workers: usize,
+    /// If it was begun in another way.
+    pub begun: Option<Begun>,
     /// Once it is made.
     pub made: Option<Made>,
+}
+
+/// A worktree that was begun in another way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    /// What there is of it.
+    pub there: Unpacked,
+    /// Whether what of that is whole is what it is to be: then it is kept.
+    pub is_sound: bool,
 }
 
 /// A worktree that was made.
@@ -123,7 +134,10 @@ impl Making<'_> {
         let blobs = Blobs::of(packs.clone(), tree, hash, spill, workers, stop)?;
         let objects = Objects::of(packs.clone(), tree, hash, stop);
         let mut way = self.way.take();
+        let there = self.begun.map(|begun| begun.there).unwrap_or_default();
+        let written = Written::beside(there.files, there.directories);
         let shared = Shared {
+            written: &written,
             making: self,
             id_bytes: hash.len_in_bytes(),
             turns: Turns::new(is_coming.then_some(&*packs), stop),
@@ -150,6 +164,7 @@ struct Shared<'s, 'm> {
     turns: Turns<'s>,
     blobs: &'s Blobs<'s>,
     spill: Spill<'s>,
+    written: &'s Written,
     failure: Mutex<Option<RestoreError>>,
 }
 
@@ -168,7 +183,7 @@ impl Shared<'_, '_> {
             Task::Prove => &all,
             Task::Make | Task::MakeProven => quota,
         };
-        let index = std::thread::scope(|scope| {
+        let planned = std::thread::scope(|scope| {
             for _ in 0..self.making.workers {
                 scope.spawn(|| {
                     let _panics = Panics(stop);
@@ -181,11 +196,21 @@ impl Shared<'_, '_> {
             planned.map_err(|error| self.fail(error))
         });
         let failure = self.failure.into_inner();
-        match (failure.unwrap_or_else(PoisonError::into_inner), index) {
-            (None, Ok(index)) => Ok(index),
-            (Some(error), _) => Err(error),
-            (None, Err(())) => Err(stopped()),
+        let (index, all) = match (failure.unwrap_or_else(PoisonError::into_inner), planned) {
+            (None, Ok(planned)) => planned,
+            (Some(error), _) => return Err(error),
+            (None, Err(())) => return Err(stopped()),
+        };
+        if let Some(begun) = self.making.begun {
+            // All that the commit has was found or made.
+            let there = Unpacked {
+                files: self.written.files(),
+                directories: self.written.directories(),
+            };
+            there.check(all)?;
+            (0..begun.there.directories).try_for_each(|_| quota.take_entry(0))?;
         }
+        Ok(index)
     }
 
     /// Ends all; the first one says why.
@@ -222,9 +247,10 @@ impl Shared<'_, '_> {
             }
             let decoded = std::mem::take(&mut maker.decoded);
             self.making.progress.decoded(decoded);
-            let written = began.elapsed().saturating_sub(decoded);
+            let took = began.elapsed().saturating_sub(decoded);
             if self.making.task != Task::Prove {
-                self.making.progress.written(turns.len(), written);
+                let made = turns.len() - std::mem::take(&mut maker.found);
+                self.making.progress.written(made, took);
             }
         }
     }
@@ -255,6 +281,9 @@ struct Maker<'s> {
     /// How many do as it does.
     workers: usize,
     mtime_s: i64,
+    /// What is there already; and how many entries were found there.
+    begun: Option<Begun>,
+    found: usize,
     /// Time that was not spent with writing.
     decoded: Duration,
 }
@@ -262,7 +291,7 @@ struct Maker<'s> {
 impl<'s> Maker<'s> {
     fn new(shared: &'s Shared<'_, '_>) -> Maker<'s> {
         Maker {
-            writer: Writer::new(shared.making.site),
+            writer: Writer::counting(shared.making.site, shared.written),
             reader: shared.blobs.reader(),
             filter: None,
             attribute_files: 0,
@@ -271,6 +300,8 @@ impl<'s> Maker<'s> {
             site: shared.making.site,
             workers: shared.making.workers.max(1),
             mtime_s: shared.making.dates.file_s(),
+            begun: shared.making.begun,
+            found: 0,
             decoded: Duration::ZERO,
         }
     }
@@ -296,6 +327,15 @@ impl<'s> Maker<'s> {
 
     fn make(&mut self, entry: Listed<'_>) -> Result<(), RestoreError> {
         let (path, id) = (entry.path, entry.id);
+        if let Some(begun) = self.begun
+            && entry.mode != SUBMODULE
+        {
+            let mtime_s = begun.is_sound.then_some(self.mtime_s);
+            if let Some(bytes) = self.writer.find(path, mtime_s)? {
+                self.found += 1;
+                return self.site.quota.take_entry(bytes);
+            }
+        }
         match entry.mode {
             SUBMODULE => self.writer.directory(path),
             LINK => self.link(path, id),

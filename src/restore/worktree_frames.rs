@@ -1,13 +1,13 @@
 //! The worktree out of frames, where it is left open what it is made of: only if that is sooner than to make it from the
-//! packs, which come meanwhile; and it is left off once that is no longer so, because less comes than did.
+//! packs, which come meanwhile. Once that is no longer so, because less comes than did, the rest of it is left off: files that
+//! are whole by then stay.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::choice::{self, Sizes};
 use super::download::{Download, Served};
-use super::error::{RestoreError, failed};
+use super::error::RestoreError;
 use super::extract::extract;
 use super::feed::{Feed, Unpacks};
 use super::link::Link;
@@ -18,18 +18,17 @@ use super::source::Source;
 use super::stock::Stock;
 use super::stop::Stop;
 use super::tree::Unpacked;
-use super::worktree::Making;
-use super::write::Site;
+use super::worktree::{Begun, Making};
+use super::write::{Site, Written};
 use crate::limits::{CHOICE_AGAIN_MS, CHOICE_BYTES, INTERRUPT_POLL_MS};
 use crate::manifest::parts::{Contents, Manifest};
 
-/// Unpacks the worktree at `tree`, as `making` says, if that is sooner than to make it. `None` if it is not, or no longer:
-/// nothing of it is there then.
+/// Unpacks the worktree as `making` says, if that is sooner than to make it. `None` if it is not, or no longer: then it says
+/// what is there of it.
 pub(super) fn unpack_frames(
     source: Source<'_>,
     manifest: &Manifest,
     packs: &Fetching<'_, '_>,
-    tree: &Path,
     making: &mut Making<'_>,
 ) -> Result<Option<Unpacked>, RestoreError> {
     let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
@@ -52,14 +51,13 @@ pub(super) fn unpack_frames(
         stop: &stop,
         ..making.site
     };
-    let taken = site.quota.taken();
+    let (taken, written) = (site.quota.taken(), Written::default());
     source.link.progress.add_total(bytes - had);
     let served = Served::Parts(reel, source, manifest);
     let download = Download::new(source.link, served, Some(bytes));
     let unpacks = Unpacks::All(making.way.take());
     let watched = Watched {
         download: &download,
-        frames_bytes: bytes,
         rate_bytes_s: chosen.rate_bytes_s,
         may_turn,
         outer: making.site.stop,
@@ -68,7 +66,8 @@ pub(super) fn unpack_frames(
         let (over, is_over) = channel::<()>();
         let watching = scope.spawn(move || watched.watch(&is_over));
         let feed = Feed::Frames(&chosen.stock);
-        let result = extract(&download, feed, site, making.dates, unpacks, |_| Ok(()));
+        let at = (site, &written);
+        let result = extract(&download, feed, at, making.dates, unpacks, |_| Ok(()));
         drop(over);
         (result, watching.join().unwrap_or(false))
     });
@@ -79,12 +78,20 @@ pub(super) fn unpack_frames(
                 .fetch_all((&outer, manifest), &chosen.not_played);
             Ok(Some(archive.unpacked))
         }
-        // Whatever else has failed meanwhile, nothing of the frames is used.
+        // Whatever else has failed meanwhile: what is whole was in a frame with the right sum.
         Err(_) if has_turned => {
             let left = download.left().0;
             source.link.progress.takes_back(left.unwrap_or_default());
-            empty(tree)?;
+            // What is found is counted again.
             site.quota.give_back_to(taken);
+            let there = Unpacked {
+                files: written.files(),
+                directories: written.directories(),
+            };
+            making.begun = Some(Begun {
+                there,
+                is_sound: !written.is_unsummed(),
+            });
             Ok(None)
         }
         Err(error) => Err(error),
@@ -119,7 +126,7 @@ impl<'f> Chosen<'f> {
             frames: reel.bytes() - had,
             had,
         };
-        if choice::takes_packs(sizes, reel.bytes(), rate_bytes_s) {
+        if choice::takes_packs(sizes, rate_bytes_s) {
             return None;
         }
         let keep = |seed| stock.keep(seed, manifest, reel);
@@ -135,8 +142,6 @@ impl<'f> Chosen<'f> {
 /// Frames that are unpacked.
 struct Watched<'w, 'a> {
     download: &'w Download<'a>,
-    /// All of them.
-    frames_bytes: u64,
     /// What came in a second when they were chosen.
     rate_bytes_s: f64,
     may_turn: bool,
@@ -175,7 +180,7 @@ impl Watched<'_, '_> {
                     frames,
                     had: 0,
                 };
-                if choice::takes_packs(left, self.frames_bytes, rate_bytes_s) {
+                if choice::takes_packs(left, rate_bytes_s) {
                     link.stop.set();
                     return true;
                 }
@@ -184,24 +189,4 @@ impl Watched<'_, '_> {
         }
         false
     }
-}
-
-/// Removes what is in a working copy besides its repository.
-fn empty(tree: &Path) -> Result<(), RestoreError> {
-    let listed = std::fs::read_dir(tree).map_err(failed("read", tree))?;
-    for entry in listed {
-        let entry = entry.map_err(failed("read", tree))?;
-        if entry.file_name() == ".git" {
-            continue;
-        }
-        let path = entry.path();
-        // A link is none.
-        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let removed = match is_directory {
-            true => std::fs::remove_dir_all(&path),
-            false => std::fs::remove_file(&path),
-        };
-        removed.map_err(failed("remove", &path))?;
-    }
-    Ok(())
 }

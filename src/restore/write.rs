@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
@@ -107,7 +107,50 @@ pub(super) struct Writer<'r> {
     site: Site<'r>,
     path: Vec<u8>,
     open: Vec<(usize, OwnedFd)>,
-    made: u64,
+    written: Option<&'r Written>,
+}
+
+/// What writers have made of a worktree.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Files and links that are there, and directories.
+    files: AtomicU64,
+    directories: AtomicU64,
+    /// Whether some of it is of a frame whose sum has not come.
+    is_unsummed: AtomicBool,
+}
+
+impl Written {
+    /// A frame begins that is written as it comes.
+    pub(super) fn frame_begins(&self) {
+        self.is_unsummed.store(true, Ordering::Relaxed);
+    }
+
+    /// It has ended, and had the sum that it is to have.
+    pub(super) fn frame_ends(&self) {
+        self.is_unsummed.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_unsummed(&self) -> bool {
+        self.is_unsummed.load(Ordering::Relaxed)
+    }
+
+    /// So much is there before them.
+    pub(super) fn beside(files: u64, directories: u64) -> Written {
+        Written {
+            files: files.into(),
+            directories: directories.into(),
+            ..Written::default()
+        }
+    }
+
+    pub(super) fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn directories(&self) -> u64 {
+        self.directories.load(Ordering::Relaxed)
+    }
 }
 
 impl<'r> Writer<'r> {
@@ -117,13 +160,25 @@ impl<'r> Writer<'r> {
             site,
             path: Vec::new(),
             open: Vec::new(),
-            made: 0,
+            written: None,
         }
     }
 
-    /// How many directories of the worktree it has made.
-    pub(super) fn directories_made(&self) -> u64 {
-        self.made
+    /// The same, and counts what it makes.
+    pub(super) fn counting(site: Site<'r>, written: &'r Written) -> Writer<'r> {
+        Writer {
+            written: Some(written),
+            ..Writer::new(site)
+        }
+    }
+
+    /// A file or link was made.
+    fn made(&self, path: &[u8]) {
+        if let Some(written) = self.written
+            && place(path) == Place::Worktree
+        {
+            written.files.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The directory at `path`, made if it is not there.
@@ -172,7 +227,12 @@ impl<'r> Writer<'r> {
             at = len.map_or(path.len(), |len| begin + len);
             let (directory, is_made) = open_or_make(self.current(), &path[begin..at])?;
             made += u64::from(is_made);
-            self.made += u64::from(is_made && place(&path[..at]) == Place::Worktree);
+            if let Some(written) = self.written
+                && is_made
+                && place(&path[..at]) == Place::Worktree
+            {
+                written.directories.fetch_add(1, Ordering::Relaxed);
+            }
             if self.open.len() == OPEN_DIRECTORIES_MAX {
                 self.open.pop();
             }
@@ -191,7 +251,38 @@ impl<'r> Writer<'r> {
         let (directory, name) = split(path);
         let directory = self.enter(directory)?;
         rustix::fs::symlinkat(target, directory, name)
-            .map_err(|e| entry_error("make the link", path, e))
+            .map_err(|e| entry_error("make the link", path, e))?;
+        self.made(path);
+        Ok(())
+    }
+
+    /// How large the file or link is that another writer has made at `path`, if it has made all of it: a file is dated once
+    /// its last byte is written. One that is not whole is removed, and so is any where there is no date.
+    pub(super) fn find(
+        &mut self,
+        path: &[u8],
+        mtime_s: Option<i64>,
+    ) -> Result<Option<u64>, RestoreError> {
+        let (directory, name) = split(path);
+        let directory = self.enter(directory)?;
+        let found = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            found => found.map_err(|e| entry_error("look at", path, e))?,
+        };
+        let is_dated = mtime_s == Some(found.st_mtime) && found.st_mtime_nsec == 0;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Symlink if mtime_s.is_some() => Ok(Some(0)),
+            FileType::RegularFile if is_dated => Ok(Some(found.st_size.cast_unsigned())),
+            FileType::Symlink | FileType::RegularFile => {
+                let removed = rustix::fs::unlinkat(directory, name, AtFlags::empty());
+                removed.map_err(|e| entry_error("remove", path, e))?;
+                if let Some(written) = self.written {
+                    written.files.fetch_sub(1, Ordering::Relaxed);
+                }
+                Ok(None)
+            }
+            _ => Err(entry_error("create", path, Errno::EXIST)),
+        }
     }
 
     /// Makes a file; the same modes as `git` gives.
@@ -203,8 +294,9 @@ impl<'r> Writer<'r> {
             OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
         let file = rustix::fs::openat(directory, name, flags, mode - umask);
-        file.map(File::from)
-            .map_err(|e| entry_error("create", path, e))
+        let file = file.map_err(|e| entry_error("create", path, e))?;
+        self.made(path);
+        Ok(file.into())
     }
 
     /// Writes a whole file.

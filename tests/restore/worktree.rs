@@ -1,6 +1,6 @@
 //! What a worktree is made of where that is left to `restore`: whichever is there sooner, over links of any rate.
 
-use crate::lab::{clone, expect, expect_files, restore};
+use crate::lab::{clone, expect, expect_files, restore, staged};
 use crate::support::git;
 use crate::support::lab::{self, Lab};
 use crate::support::relay::paced;
@@ -8,8 +8,12 @@ use crate::support::repos;
 use crate::support::rng::Rng;
 use crate::support::server::Server;
 use crate::support::steps::hit;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 const NAME: &str = "alike";
 const FILES: usize = 12;
@@ -123,7 +127,42 @@ fn frames_that_were_chosen_are_kept() {
     }
 }
 
-/// A link that becomes slow while frames come: the rest of them is left off, and nothing of them is seen.
+/// Files in `directory` that have the date of a restore, by their paths below `root`, each with what says that it is the same.
+fn dated(root: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, (u64, i64, i64)>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() && entry.file_name() != ".git" {
+            dated(root, &path, found);
+        } else if meta.is_file() && meta.mtime_nsec() == 0 {
+            let name = path.strip_prefix(root).unwrap_or(&path).to_owned();
+            found.insert(name, (meta.ino(), meta.ctime(), meta.ctime_nsec()));
+        }
+    }
+}
+
+/// Does something while it is looked which files of a worktree are finished; gives those that were the first time that
+/// there were any, and what was done.
+fn watched<T>(parent: &Path, does: impl FnOnce() -> T) -> (BTreeMap<PathBuf, (u64, i64, i64)>, T) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut found = BTreeMap::new();
+            while found.is_empty() && !is_over.load(Relaxed) {
+                for staged in staged(parent) {
+                    dated(&staged.join("tree"), &staged.join("tree"), &mut found);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            found
+        });
+        let done = does();
+        is_over.store(true, Relaxed);
+        (looks.join().unwrap(), done)
+    })
+}
+
+/// A link that becomes slow while frames come: the rest of them is left off, and files that are whole by then stay.
 #[test]
 fn frames_are_left_off_once_their_link_is_slow() {
     let (lab, server, clone) = alike();
@@ -136,13 +175,24 @@ fn frames_are_left_off_once_their_link_is_slow() {
         });
         let target = lab.scratch(&format!("slow{round}"));
         let began = std::time::Instant::now();
-        let (way, bytes) = restored(link, &target, &clone, &[]);
+        let parent = target.parent().unwrap();
+        let run = || restored(link, &target, &clone, &[]);
+        let (seen, (way, bytes)) = watched(parent, run);
         let took = began.elapsed();
         assert_eq!(way, "packs");
         if bytes > after {
             println!("{took:?} instead of {all_s} s, {bytes} of {all} bytes, round {round}");
             assert!(bytes < all, "{bytes} of {all}");
             assert!(took.as_secs() < all_s / 2, "{took:?}");
+            let mut there = BTreeMap::new();
+            dated(&target, &target, &mut there);
+            assert!(
+                !seen.is_empty(),
+                "no file was whole before the link was slow"
+            );
+            for (path, same) in seen {
+                assert_eq!(there.get(&path), Some(&same), "{}", path.display());
+            }
             return;
         }
         // Packs were sooner from the first byte on.

@@ -33,7 +33,7 @@ use crate::restore::source::Source;
 use crate::restore::stop::Stop;
 use crate::restore::update::{self, Fetched, Update};
 use crate::restore::wanted::Wanted;
-use crate::restore::write::{Site, umask};
+use crate::restore::write::{Site, Written, umask};
 
 /// What of an archive says which refs it has.
 const REFS: [Contents; 3] = [Contents::GitDir, Contents::Refs, Contents::End];
@@ -229,6 +229,7 @@ impl One<'_> {
         let served = Served::Parts(reel, source, &manifest);
         let download = Download::new(link, served, Some(bytes));
         let (feed, unpacks) = (Feed::Parts(&packs), Unpacks::Objects);
-        extract(&download, feed, site, self.dates, unpacks, |_| Ok(()))
+        let at = (site, &Written::default());
+        extract(&download, feed, at, self.dates, unpacks, |_| Ok(()))
     }
 }

@@ -151,6 +151,7 @@ fn make_within(
         way: None,
         task,
         workers: WORKTREE_WORKERS_MAX,
+        begun: None,
         made: None,
     };
     making.run(repository.path(), commit, from())
@@ -549,4 +550,94 @@ fn attributes_count_where_they_are() {
             assert_eq!(read(format!("d{n}/below/a.txt")), format!("{n}{end}"));
         }
     }
+}
+
+/// Makes the worktree of `commit` in `into`, which has been begun; gives how many entries were made.
+fn go_on(
+    repository: &Repository,
+    commit: ObjectId,
+    (into, dates): (&Path, Dates),
+    begun: Begun,
+) -> Result<u64, RestoreError> {
+    let root = File::open(into).unwrap();
+    let quota = Quota::new(Some(u64::MAX), into).unwrap();
+    let (stop, progress) = (Stop::default(), Progress::default());
+    let mut making = Making {
+        site: Site {
+            root: root.as_fd(),
+            umask: rustix::fs::Mode::empty(),
+            quota: &quota,
+            stop: &stop,
+        },
+        dates,
+        progress: &progress,
+        way: None,
+        task: Task::Make,
+        workers: WORKTREE_WORKERS_MAX,
+        begun: Some(begun),
+        made: None,
+    };
+    making.run(repository.path(), commit, From::There)?;
+    // Counted is what is there, whoever has made it.
+    let entries = |of: &Path| fs::read_dir(of).unwrap().count() as u64;
+    assert_eq!(quota.taken().0, entries(into) + entries(&into.join("d")));
+    Ok(progress.summary(&"", "").entries.unwrap())
+}
+
+/// A commit of `a`, `d/b`, `d/link` and `e`.
+fn few(repository: &Repository) -> ObjectId {
+    let root = repository.path();
+    fs::create_dir(root.join("d")).unwrap();
+    for name in ["a", "d/b", "e"] {
+        fs::write(root.join(name), name).unwrap();
+    }
+    std::os::unix::fs::symlink("b", root.join("d/link")).unwrap();
+    repository.git(&["add", "-A"], b"");
+    let who = ["-c", "user.name=a", "-c", "user.email=b"];
+    repository.git(&[&who[..], &["commit", "-qm", "x"]].concat(), b"");
+    repository.git(&["repack", "-adfq"], b"");
+    let head = repository.git(&["rev-parse", "HEAD"], b"");
+    ObjectId::from_hex(String::from_utf8(head).unwrap().trim().as_bytes()).unwrap()
+}
+
+/// Has `d/b` whole, as somebody else has it, `d/link`, and of `e` a beginning.
+fn begin(into: &Path, dates: Dates) {
+    fs::create_dir(into.join("d")).unwrap();
+    let whole = File::create(into.join("d/b")).unwrap();
+    rustix::fs::futimens(&whole, &dates.of_files()).unwrap();
+    std::os::unix::fs::symlink("elsewhere", into.join("d/link")).unwrap();
+    fs::write(into.join("e"), "").unwrap();
+}
+
+#[test]
+fn what_is_whole_of_a_worktree_is_kept_and_the_rest_is_made() {
+    let repository = Repository::new();
+    let (commit, dates) = (few(&repository), Dates::now());
+    let made = |name: &str, is_sound: bool, (files, directories): (u64, u64)| {
+        let into = tempfile::tempdir().unwrap();
+        begin(into.path(), dates);
+        if !name.is_empty() {
+            fs::create_dir_all(into.path().join(name)).unwrap();
+        }
+        let there = Unpacked { files, directories };
+        let begun = Begun { there, is_sound };
+        let made = go_on(&repository, commit, (into.path(), dates), begun)?;
+        let read = |name: &str| fs::read_to_string(into.path().join(name)).unwrap();
+        let link = fs::read_link(into.path().join("d/link")).unwrap();
+        assert_eq!([read("a"), read("e")], ["a", "e"]);
+        Ok::<_, RestoreError>((made, read("d/b"), link.to_str().unwrap().to_owned()))
+    };
+    let kept = made("", true, (3, 1)).unwrap();
+    assert_eq!(kept, (2, String::new(), "elsewhere".to_owned()));
+    // What no sum speaks for is made anew.
+    let anew = made("", false, (3, 1)).unwrap();
+    assert_eq!(anew, (4, "d/b".to_owned(), "b".to_owned()));
+    // What the commit has not was counted by who has made it.
+    for (files, directories) in [(4, 1), (3, 2)] {
+        let error = made("", true, (files, directories)).unwrap_err();
+        assert!(error.to_string().contains("its commit has not"), "{error}");
+    }
+    // A directory where the commit has a file.
+    let error = made("a", true, (3, 2)).unwrap_err();
+    assert!(error.to_string().contains("already an entry"), "{error}");
 }
