@@ -104,8 +104,6 @@ pub const PIECE_FRAMES: usize = 1;
 /// Parts of a snapshot that are fetched one by one: all are open meanwhile, and the same is done for each of them and each
 /// other one. A snapshot of more comes as one archive.
 pub const PARTS_MAX: usize = 256;
-/// Longest manifest that is taken from a server, as it is sent.
-pub const MANIFEST_SENT_BYTES_MAX: usize = 16 << 20;
 /// Share of its file system that a seed may have unless it is told otherwise.
 pub const SEED_LIMIT_DEFAULT_PERCENT: u8 = 10;
 /// Share of its file system that a seed leaves free unless it is told otherwise.

@@ -7,11 +7,16 @@ use super::units::HOUR_MS;
 /// written by us and is not read into memory.
 pub const META_BYTES_MAX: u64 = 256 << 20;
 /// Longest manifest, in bytes, before it is compressed: what is longer is neither kept nor read. One has about 20 bytes
-/// for each stretch of frames, and 4 for each 4 MiB of packs; who reads it takes up to five times as much memory.
-pub const MANIFEST_BYTES_MAX: usize = 32 << 20;
+/// for each stretch of frames, and 4 for each 4 MiB of packs.
+pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+/// The same as it is sent: what cannot be compressed is a little longer then.
+pub const MANIFEST_SENT_BYTES_MAX: usize = MANIFEST_BYTES_MAX + (1 << 20);
+/// Memory for what a manifest has in it, which is 32 bytes for each stretch: some two million. Of what needs more there is
+/// none, either. A restore takes once and a half as much again for what it plays of it, beside all else that it holds.
+pub const MANIFEST_HELD_BYTES_MAX: usize = 64 << 20;
 /// Of the memory that a decoder of manifests takes, as a power of two.
 pub const MANIFEST_WINDOW_LOG_MAX: u32 = 21;
-/// So much of a manifest is decompressed at a time.
+/// So much of a manifest is read and decompressed at a time.
 pub const MANIFEST_STEP_BYTES: usize = 128 << 10;
 /// Longest name of a part without what its kind puts around it.
 pub const PART_STEM_BYTES_MAX: usize = 128;

@@ -472,12 +472,6 @@ impl<'a> Conn<'a> {
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// The whole of a body; `None` where that is longer than so many bytes.
-    pub(super) fn read_whole(&mut self, limit_bytes: usize) -> io::Result<Option<Vec<u8>>> {
-        let bytes = self.read_small(limit_bytes + 1)?;
-        Ok((bytes.len() <= limit_bytes).then_some(bytes))
-    }
-
     /// The beginning of a body as text, which is read again after that. What cannot be read says nothing.
     fn peek_text(&mut self) -> String {
         let bytes = self.read_small(BUSY_WORDS_BYTES_MAX).unwrap_or_default();

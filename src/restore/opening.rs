@@ -12,7 +12,7 @@ use super::preamble;
 use super::request::Request;
 use super::segments::First;
 use crate::config::{RestoreArgs, WorktreeWay};
-use crate::limits::{DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, SEGMENT_BYTES};
+use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
 use crate::manifest::parts::{
     MANIFEST_BEFORE_ARCHIVE, MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive,
 };
@@ -265,14 +265,20 @@ impl<'a> Opened<'a> {
 
     /// The manifest that the answer is.
     pub(super) fn manifest(mut self) -> Result<Manifest, RestoreError> {
-        let failed =
-            |e: io::Error| RestoreError::Server(format!("{}: {e}", self.link.server.authority));
-        let sent = self
-            .conn
-            .read_whole(MANIFEST_SENT_BYTES_MAX)
-            .map_err(failed)?;
-        let sent = sent.ok_or_else(|| lies("it is longer than any is"))?;
-        let manifest = Manifest::unpack(&sent).map_err(|e| lies(&e.to_string()))?;
+        let mut broken = None;
+        let manifest = Manifest::unpack_from(&mut |into| match self.conn.read(into) {
+            Ok(got) => got,
+            Err(e) => {
+                broken.get_or_insert(e);
+                0
+            }
+        });
+        // What has not come says why.
+        if let Some(e) = broken {
+            let what = format!("{}: {e}", self.link.server.authority);
+            return Err(RestoreError::Server(what));
+        }
+        let manifest = manifest.map_err(|e| lies(&e.to_string()))?;
         match self.etag {
             Some(etag) if etag == manifest.tag() => Ok(manifest),
             _ => Err(lies("it is that of another snapshot")),

@@ -15,12 +15,15 @@ const BY_PARTS: [&str; 3] = ["--by-parts", "--worktree", "frames"];
 
 /// Serves what `server` does, but for the manifest.
 fn liar(server: &Server, manifest: &Manifest) -> SocketAddr {
+    sends(server, &manifest.tag(), manifest.pack().unwrap())
+}
+
+/// The same of what is no manifest.
+fn sends(server: &Server, tag: &str, body: Vec<u8>) -> SocketAddr {
     let address = server.address();
-    let body = manifest.pack().unwrap();
     let head = format!(
-        "HTTP/1.1 200 OK\r\nETag: {}\r\nContent-Type: {MANIFEST_TYPE}\r\nContent-Length: {}\r\n\
+        "HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Type: {MANIFEST_TYPE}\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n",
-        manifest.tag(),
         body.len()
     );
     let answer = [head.into_bytes(), body].concat();
@@ -140,6 +143,40 @@ fn nothing_comes_of_a_manifest_that_lies() {
     ];
     for lie in lies {
         expect_refused(&lab, &server, lie);
+    }
+    server.stop();
+}
+
+/// What takes more memory than there is for it, in a frame of a few KB: it is refused as it comes.
+#[test]
+fn a_manifest_of_a_billion_entries_is_refused() {
+    let lab = new_lab();
+    let server = lab.start();
+    hit(&server, "app");
+    let sound = manifest(&server, "app");
+    let mut file = sound.encode();
+    let commit = sound.commit.as_ref().map_or(0, String::len);
+    // Magic, version, length; id, want, commit; then how many parts there are.
+    let at = 20 + 32 + 2 + 8 + commit;
+    assert_eq!(file[at..at + 8], (sound.parts.len() as u64).to_le_bytes());
+    for (count, zeros, why) in [
+        (1_000_000_000u64, 63 << 20, "1000000000 items are stated"),
+        (3 << 20, 63 << 20, "memory"),
+        (u64::MAX, 0, "items are stated"),
+    ] {
+        file.truncate(at + 8);
+        file[at..].copy_from_slice(&count.to_le_bytes());
+        file.resize(at + 8 + zeros, 0);
+        let payload_bytes = file.len() as u64 - 20;
+        file[12..20].copy_from_slice(&payload_bytes.to_le_bytes());
+        let mut frame = Vec::with_capacity(zstd_safe::compress_bound(file.len()));
+        zstd_safe::compress(&mut frame, &file, 3).unwrap();
+        let into = lab.scratch("claims");
+        let claims = sends(&server, &sound.tag(), frame);
+        let out = restore(claims, "test/app", &into, &BY_PARTS);
+        let errors = expect(&out, 5);
+        assert!(errors.contains(why), "{errors}");
+        expect_nothing(&into);
     }
     server.stop();
 }

@@ -16,6 +16,8 @@
 //! left before anything is allocated. There is one encoding of each value, and reading accepts
 //! only that one: `encode(decode(b)) == b`.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 use super::{Fields, InvalidMeta, Meta};
@@ -54,6 +56,8 @@ pub enum MetaError {
         stated: u64,
         present: usize,
     },
+    #[error("at offset {offset}: its items take more memory than there is for them")]
+    Memory { offset: usize },
     #[error("at offset {offset}: {count} items are stated, which {present} bytes cannot hold")]
     Count {
         offset: usize,
@@ -113,9 +117,13 @@ fn seal(magic: [u8; 8], payload: &impl Wire) -> Vec<u8> {
 
 /// The payload of a file of this kind, and nothing behind it.
 fn unseal<T: Wire>(magic: [u8; 8], bytes: &[u8]) -> Result<T, MetaError> {
-    let mut input = open_sealed(magic, bytes)?;
-    let payload = T::take(&mut input)?;
-    match input.left() {
+    take_all(&mut open_sealed(magic, bytes)?)
+}
+
+/// What an input has, and nothing behind it.
+fn take_all<T: Wire>(input: &mut Input<'_>) -> Result<T, MetaError> {
+    let payload = T::take(input)?;
+    match input.left {
         0 => Ok(payload),
         bytes => Err(MetaError::Trailing {
             offset: input.at,
@@ -135,8 +143,12 @@ fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
     }
     let (sealed, digest) = bytes.split_at(bytes.len() - DIGEST_BYTES);
     let mut input = Input {
-        bytes: sealed,
+        window: sealed.into(),
+        taken: 0,
         at: 0,
+        left: sealed.len(),
+        more: None,
+        room_bytes: usize::MAX,
     };
     let header = Header::take(&mut input)?;
     if header.magic != magic {
@@ -147,13 +159,8 @@ fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
             offset: sealed.len(),
         });
     }
-    if header.version != VERSION {
-        return Err(MetaError::Version {
-            offset: header.offset_of("version"),
-            version: header.version,
-        });
-    }
-    let present = input.left();
+    header.check_version()?;
+    let present = input.left;
     if header.payload_bytes != present as u64 {
         return Err(MetaError::PayloadLength {
             offset: header.offset_of("payload_bytes"),
@@ -164,27 +171,67 @@ fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
     Ok(input)
 }
 
+/// What brings more of a file that comes piece by piece; nothing at its end.
+type More<'a> = &'a mut dyn FnMut(&mut Vec<u8>);
+
 /// The bytes before the digest, read from `at` on.
+///
+/// Invariant: `taken` of the `window`'s bytes stand before that. Those behind it follow, of which `left` may be taken.
 struct Input<'a> {
-    bytes: &'a [u8],
+    window: Cow<'a, [u8]>,
+    taken: usize,
     at: usize,
+    left: usize,
+    more: Option<More<'a>>,
+    /// So much memory may be taken for what stands there.
+    room_bytes: usize,
 }
 
-impl<'a> Input<'a> {
-    fn left(&self) -> usize {
-        self.bytes.len() - self.at
-    }
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8], MetaError> {
-        if len > self.left() {
+impl Input<'_> {
+    fn take(&mut self, len: usize) -> Result<&[u8], MetaError> {
+        if len > self.left {
             return Err(MetaError::End {
                 offset: self.at,
-                wanted: len - self.left(),
+                wanted: len - self.left,
             });
         }
-        let taken = &self.bytes[self.at..][..len];
+        let present = self.window.len() - self.taken;
+        if len > present {
+            self.fill(len)?;
+        }
+        let taken = &self.window[self.taken..][..len];
+        self.taken += len;
         self.at += len;
+        self.left -= len;
         Ok(taken)
+    }
+
+    /// Has so many bytes come that were not taken.
+    fn fill(&mut self, len: usize) -> Result<(), MetaError> {
+        let window = self.window.to_mut();
+        window.drain(..self.taken);
+        self.taken = 0;
+        while window.len() < len {
+            let before = window.len();
+            if let Some(more) = &mut self.more {
+                more(window);
+            }
+            if window.len() == before {
+                return Err(MetaError::End {
+                    offset: self.at,
+                    wanted: len - before,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts memory that is taken for what stands there.
+    fn holds(&mut self, bytes: usize) -> Result<(), MetaError> {
+        let offset = self.at;
+        let left = self.room_bytes.checked_sub(bytes);
+        self.room_bytes = left.ok_or(MetaError::Memory { offset })?;
+        Ok(())
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], MetaError> {
@@ -197,7 +244,7 @@ impl<'a> Input<'a> {
     fn count(&mut self, bytes_min: usize) -> Result<usize, MetaError> {
         let offset = self.at;
         let count = u64::take(self)?;
-        let present = self.left();
+        let present = self.left;
         if count > (present / bytes_min) as u64 {
             return Err(MetaError::Count {
                 offset,
@@ -253,6 +300,18 @@ struct Header {
     magic: [u8; 8],
     version: u32,
     payload_bytes: u64,
+}
+
+impl Header {
+    fn check_version(&self) -> Result<(), MetaError> {
+        match self.version == VERSION {
+            true => Ok(()),
+            false => Err(MetaError::Version {
+                offset: self.offset_of("version"),
+                version: self.version,
+            }),
+        }
+    }
 }
 
 wire_struct!(@with_offsets Header { magic: [u8; 8], version: u32, payload_bytes: u64 });
@@ -314,7 +373,11 @@ impl<T: Wire> Wire for Vec<T> {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
         let count = input.count(T::BYTES_MIN)?;
-        (0..count).map(|_| T::take(input)).collect()
+        let take = |_| {
+            input.holds(size_of::<T>())?;
+            T::take(input)
+        };
+        (0..count).map(take).collect()
     }
 }
 
@@ -331,6 +394,7 @@ impl Wire for String {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
         let len = input.count(1)?;
+        input.holds(len)?;
         let offset = input.at;
         let text = std::str::from_utf8(input.take(len)?).map_err(|error| MetaError::Value {
             offset: offset + error.valid_up_to(),

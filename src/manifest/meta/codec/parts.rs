@@ -1,10 +1,16 @@
 //! The manifest as a file, and in the one zstd frame in which it is kept and sent.
 
+use std::borrow::Cow;
+
+use sha2::{Digest, Sha256};
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::{Input, MetaError, Wire, seal, unseal};
+use super::{DIGEST_BYTES, Header, Input, MetaError, Wire, seal, take_all, unseal};
 use crate::extent::Layout;
-use crate::limits::{MANIFEST_BYTES_MAX, MANIFEST_STEP_BYTES, MANIFEST_WINDOW_LOG_MAX};
+use crate::limits::{
+    MANIFEST_BYTES_MAX, MANIFEST_HELD_BYTES_MAX, MANIFEST_SENT_BYTES_MAX, MANIFEST_STEP_BYTES,
+    MANIFEST_WINDOW_LOG_MAX,
+};
 use crate::manifest::id::EntryId;
 use crate::manifest::parts::{Contents, Manifest, Part, Section};
 use crate::manifest::want::Want;
@@ -40,9 +46,12 @@ impl Manifest {
         }
     }
 
-    /// The file in its frame; `None` if it is longer than anybody reads, or there is no memory for it.
+    /// The file in its frame; `None` if it is more than anybody reads, or there is no memory for it.
     #[must_use]
     pub fn pack(&self) -> Option<Vec<u8>> {
+        if self.held_bytes() > MANIFEST_HELD_BYTES_MAX {
+            return None;
+        }
         let file = self.encode();
         if file.len() > MANIFEST_BYTES_MAX {
             return None;
@@ -62,39 +71,196 @@ impl Manifest {
 
     /// Reads what [`Manifest::pack`] has made. Any bytes give a manifest that holds every invariant, or an error;
     /// whatever they claim, memory is taken for what comes of them only, and for no more than anybody writes.
-    pub fn unpack(sent: &[u8]) -> Result<Manifest, UnpackError> {
-        Ok(Manifest::decode(&unframed(sent)?)?)
+    pub fn unpack(mut sent: &[u8]) -> Result<Manifest, UnpackError> {
+        Manifest::unpack_from(&mut |into| {
+            let (now, later) = sent.split_at(into.len().min(sent.len()));
+            into[..now.len()].copy_from_slice(now);
+            sent = later;
+            now.len()
+        })
+    }
+
+    /// The same of what comes piece by piece: `read` gives so many bytes as it says, and none at the end. It is read as it
+    /// comes, and believed once its digest has.
+    pub fn unpack_from(read: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<Manifest, UnpackError> {
+        let mut stream = Unframed::new(read)?;
+        let manifest = stream.manifest();
+        match stream.failure.take() {
+            Some(failure) => Err(failure),
+            None => manifest,
+        }
+    }
+
+    /// What of it is held in lists and texts, as it is counted where it is read.
+    fn held_bytes(&self) -> usize {
+        let names = self.parts.iter().map(|part| part.name.len()).sum::<usize>();
+        let layout = &self.layout;
+        names
+            + self.commit.as_ref().map_or(0, String::len)
+            + size_of_val(&*self.parts)
+            + size_of_val(&*self.sections)
+            + size_of_val(layout.extents())
+            + size_of_val(layout.checksums())
     }
 }
 
-/// The content of one frame, and nothing behind it.
-fn unframed(sent: &[u8]) -> Result<Vec<u8>, UnpackError> {
-    let failed = |offset, detail| UnpackError::Frame { offset, detail };
-    let no_memory = failed(0, "there is no memory for a decoder");
-    let mut context = DCtx::try_create().ok_or(no_memory)?;
-    let window = DParameter::WindowLogMax(MANIFEST_WINDOW_LOG_MAX);
-    let set = context.set_parameter(window);
-    set.map_err(|code| failed(0, zstd_safe::get_error_name(code)))?;
-    let (mut file, mut step) = (Vec::new(), vec![0; MANIFEST_STEP_BYTES]);
-    let mut input = InBuffer::around(sent);
-    loop {
-        let before = input.pos();
-        let mut output = OutBuffer::around(step.as_mut_slice());
-        let left = context
-            .decompress_stream(&mut output, &mut input)
-            .map_err(|code| failed(before, zstd_safe::get_error_name(code)))?;
-        let got = output.pos();
-        let made = &step[..got];
-        if file.len() + made.len() > MANIFEST_BYTES_MAX {
-            return Err(UnpackError::TooLong { offset: before });
+/// The content of one frame, as it comes.
+struct Unframed<'r> {
+    context: DCtx<'static>,
+    read: &'r mut dyn FnMut(&mut [u8]) -> usize,
+    /// What came of the frame, and how much of it was decompressed.
+    sent: Vec<u8>,
+    used: usize,
+    /// So much came before that.
+    before: usize,
+    /// How much has come of the frame's content.
+    content_bytes: usize,
+    is_over: bool,
+    /// Of all but the last bytes, which are the digest once all has come.
+    hasher: Sha256,
+    last: Vec<u8>,
+    failure: Option<UnpackError>,
+}
+
+impl<'r> Unframed<'r> {
+    fn new(read: &'r mut dyn FnMut(&mut [u8]) -> usize) -> Result<Self, UnpackError> {
+        let failed = |detail| UnpackError::Frame { offset: 0, detail };
+        let no_memory = failed("there is no memory for a decoder");
+        let mut context = DCtx::try_create().ok_or(no_memory)?;
+        let window = DParameter::WindowLogMax(MANIFEST_WINDOW_LOG_MAX);
+        let set = context.set_parameter(window);
+        set.map_err(|code| failed(zstd_safe::get_error_name(code)))?;
+        Ok(Unframed {
+            context,
+            read,
+            sent: Vec::new(),
+            used: 0,
+            before: 0,
+            content_bytes: 0,
+            is_over: false,
+            hasher: Sha256::new(),
+            last: Vec::new(),
+            failure: None,
+        })
+    }
+
+    /// Adds what comes next of the content: nothing once it is over, or has failed.
+    fn more(&mut self, into: &mut Vec<u8>) {
+        if self.failure.is_none()
+            && let Err(failure) = self.next(into)
+        {
+            self.failure = Some(failure);
         }
-        let is_stuck = made.is_empty() && input.pos() == before;
-        file.extend_from_slice(made);
-        match left {
-            0 if input.pos() == sent.len() => return Ok(file),
-            0 => return Err(failed(input.pos(), "something stands behind the frame")),
-            _ if is_stuck => return Err(failed(input.pos(), "the frame ends too early")),
-            _ => {}
+    }
+
+    fn next(&mut self, into: &mut Vec<u8>) -> Result<(), UnpackError> {
+        let at = into.len();
+        into.resize(at + MANIFEST_STEP_BYTES, 0);
+        let mut got = 0;
+        while got == 0 && !self.is_over {
+            if self.used == self.sent.len() {
+                self.receive()?;
+            }
+            let offset = self.before + self.used;
+            let frame = |detail| UnpackError::Frame { offset, detail };
+            let mut input = InBuffer::around(&self.sent[self.used..]);
+            let mut output = OutBuffer::around(&mut into[at..]);
+            let done = self.context.decompress_stream(&mut output, &mut input);
+            let left = done.map_err(|code| frame(zstd_safe::get_error_name(code)))?;
+            (got, self.is_over) = (output.pos(), left == 0);
+            if got == 0 && input.pos() == 0 && !self.is_over {
+                return Err(frame("the frame ends too early"));
+            }
+            self.used += input.pos();
+        }
+        into.truncate(at + got);
+        self.content_bytes += got;
+        if self.content_bytes > MANIFEST_BYTES_MAX {
+            let offset = self.before + self.used;
+            return Err(UnpackError::TooLong { offset });
+        }
+        self.last.extend_from_slice(&into[at..]);
+        let hashed = self.last.len().saturating_sub(DIGEST_BYTES);
+        self.hasher.update(&self.last[..hashed]);
+        self.last.drain(..hashed);
+        Ok(())
+    }
+
+    /// Has the next piece of the frame come, if there is one.
+    fn receive(&mut self) -> Result<(), UnpackError> {
+        self.before += self.used;
+        self.used = 0;
+        self.sent.resize(MANIFEST_STEP_BYTES, 0);
+        let got = (self.read)(&mut self.sent);
+        self.sent.truncate(got);
+        let offset = self.before;
+        match offset + got > MANIFEST_SENT_BYTES_MAX {
+            true => Err(UnpackError::TooLong { offset }),
+            false => Ok(()),
+        }
+    }
+
+    /// Reads the manifest that the content is, and nothing behind it.
+    fn manifest(&mut self) -> Result<Manifest, UnpackError> {
+        let mut more = |into: &mut Vec<u8>| self.more(into);
+        let mut input = Input {
+            window: Cow::Owned(Vec::new()),
+            taken: 0,
+            at: 0,
+            left: Header::BYTES_MIN,
+            more: Some(&mut more),
+            room_bytes: MANIFEST_HELD_BYTES_MAX,
+        };
+        let header = Header::take(&mut input)?;
+        if header.magic != MAGIC {
+            return Err(MetaError::Magic.into());
+        }
+        header.check_version()?;
+        // More never comes.
+        input.left = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
+        let length_at = header.offset_of("payload_bytes");
+        if input.left > MANIFEST_BYTES_MAX {
+            return Err(UnpackError::TooLong { offset: length_at });
+        }
+        let manifest: Manifest = take_all(&mut input)?;
+        drop(input);
+        self.end()?;
+        let sealed = self.content_bytes.saturating_sub(DIGEST_BYTES);
+        let present = sealed.saturating_sub(Header::BYTES_MIN);
+        if header.payload_bytes != present as u64 {
+            let (offset, stated) = (length_at, header.payload_bytes);
+            return Err(MetaError::PayloadLength {
+                offset,
+                stated,
+                present,
+            }
+            .into());
+        }
+        if self.hasher.finalize_reset()[..] != self.last {
+            return Err(MetaError::Digest { offset: sealed }.into());
+        }
+        match manifest.check() {
+            Ok(()) => Ok(manifest),
+            Err(source) => Err(MetaError::Manifest { offset: 0, source }.into()),
+        }
+    }
+
+    /// Has all of the content come, behind which nothing is sent.
+    fn end(&mut self) -> Result<(), UnpackError> {
+        let mut rest = Vec::new();
+        while !self.is_over {
+            rest.clear();
+            self.next(&mut rest)?;
+        }
+        if self.used == self.sent.len() {
+            self.receive()?;
+        }
+        match self.sent.len() == self.used {
+            true => Ok(()),
+            false => Err(UnpackError::Frame {
+                offset: self.before + self.used,
+                detail: "something stands behind the frame",
+            }),
         }
     }
 }

@@ -66,6 +66,7 @@ impl Wire for BString {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
         let len = input.count(1)?;
+        input.holds(len)?;
         Ok(input.take(len)?.into())
     }
 }

@@ -224,30 +224,111 @@ fn what_is_claimed_takes_no_memory() {
         Manifest::unpack(&longer),
         Err(UnpackError::Frame { .. })
     ));
-    // As many zeros as nobody writes, in a few KB.
-    let zeros = framed(&vec![0; MANIFEST_BYTES_MAX + 1]);
-    let too_long = match Manifest::unpack(&zeros) {
-        // All of it in one window, which is more than a decoder takes.
-        Err(UnpackError::Frame { .. }) => true,
-        Err(UnpackError::TooLong { .. }) => true,
-        _ => false,
-    };
-    assert!(too_long);
-    // A billion parts.
-    let mut file = manifest().encode();
-    let parts = Header::BYTES_MIN + 32 + 2 + 8 + COMMIT.len();
-    file[parts..parts + 8].copy_from_slice(&1_000_000_000u64.to_le_bytes());
-    let counted = Manifest::decode(&reseal(file));
+    // More than anybody writes, in a few KB: said, and not said.
+    let mut long = manifest().encode();
+    long[12..20].copy_from_slice(&(MANIFEST_BYTES_MAX as u64 + 1).to_le_bytes());
+    let said = Manifest::unpack(&framed(&long));
+    assert_eq!(said, Err(UnpackError::TooLong { offset: 12 }));
+    let mut long = manifest().encode();
+    long.resize(MANIFEST_BYTES_MAX + 1, 0);
+    let unsaid = Manifest::unpack(&framed(&long));
     assert!(
-        matches!(
-            counted,
-            Err(MetaError::Count {
-                count: 1_000_000_000,
-                ..
-            })
-        ),
-        "{counted:?}"
+        matches!(unsaid, Err(UnpackError::TooLong { .. })),
+        "{unsaid:?}"
     );
+}
+
+/// What is wrong with a manifest of which the first bytes are these and more follows than anybody has memory for; and how
+/// much of that was read.
+fn endless(file: &[u8]) -> (UnpackError, usize) {
+    let mut rng = proptest::test_runner::TestRng::deterministic_rng(
+        proptest::test_runner::RngAlgorithm::ChaCha,
+    );
+    let mut context = zstd_safe::CCtx::create();
+    let mut read = 0;
+    let mut from = file.to_vec();
+    let mut give = |into: &mut [u8]| {
+        if from.is_empty() {
+            from.resize(into.len() / 2, 0);
+            rng.fill_bytes(&mut from);
+        }
+        let mut input = InBuffer::around(&from);
+        let mut output = OutBuffer::around(into);
+        while input.pos() < from.len() {
+            context.compress_stream(&mut output, &mut input).unwrap();
+        }
+        context.flush_stream(&mut output).unwrap();
+        from.clear();
+        read += output.pos();
+        output.pos()
+    };
+    let refused = Manifest::unpack_from(&mut give).unwrap_err();
+    (refused, read)
+}
+
+/// A billion entries of each list: refused as soon as that is said.
+#[test]
+fn what_cannot_be_is_refused_before_it_comes() {
+    let whole = manifest();
+    let (id, want, commit) = (32, 2, 8 + COMMIT.len());
+    let parts = Header::BYTES_MIN + id + want + commit;
+    let one = |part: &Part| 8 + part.name.len() + 8 + 1 + 8 * usize::from(part.whole.is_some());
+    let sections = parts + 8 + whole.parts.iter().map(one).sum::<usize>();
+    let extents = sections + 8 + 9 * whole.sections.len() + 2 * 8;
+    for at in [parts, sections, extents] {
+        let mut file = whole.encode();
+        let payload_bytes = MANIFEST_BYTES_MAX - Header::BYTES_MIN - DIGEST_BYTES;
+        file[12..20].copy_from_slice(&(payload_bytes as u64).to_le_bytes());
+        file[at..at + 8].copy_from_slice(&1_000_000_000u64.to_le_bytes());
+        let (refused, read) = endless(&file);
+        let UnpackError::Manifest(MetaError::Count { count, offset, .. }) = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!((count, offset), (1_000_000_000, at));
+        assert!(read <= file.len() * 2, "{read} bytes for a count at {at}");
+        assert!(matches!(
+            Manifest::decode(&reseal(file)),
+            Err(MetaError::Count { .. })
+        ));
+    }
+}
+
+/// One of 38 MB, of which there are few as large, and one that nobody has the memory for.
+#[test]
+fn a_large_manifest_comes_as_a_stream_and_what_it_takes_is_bounded() {
+    const FRAMES: u32 = 9 << 20;
+    let mut large = manifest();
+    let bytes = u64::from(FRAMES) * RAW_FRAME_BYTES;
+    let sums: Vec<u32> = (0..FRAMES).map(|n| n.wrapping_mul(2_654_435_761)).collect();
+    let mut layout = Layout::default();
+    large.parts.remove(0);
+    layout.push_raw(0, 0, bytes, &sums);
+    layout.push_spool(large.parts[2].bytes);
+    (large.layout, large.parts[0].bytes) = (layout, bytes);
+    large.sections.truncate(2);
+    assert!(large.encode().len() > 36 << 20);
+    let sent = large.pack().unwrap();
+    let mut rest = &sent[..];
+    // In pieces of any length.
+    let unpacked = Manifest::unpack_from(&mut |into| {
+        let len = into.len().min(rest.len()).min(rest.len() % 70_001 + 1);
+        let (now, later) = rest.split_at(len.min(rest.len()));
+        into[..now.len()].copy_from_slice(now);
+        rest = later;
+        now.len()
+    });
+    assert!(unpacked == Ok(large));
+    let mut much = manifest();
+    let from = 0..(MANIFEST_HELD_BYTES_MAX / size_of::<Section>()) as u64 + 1;
+    let contents = Contents::Worktree;
+    much.sections = from.map(|from| Section { contents, from }).collect();
+    assert!(much.pack().is_none());
+    let file = much.encode();
+    assert!(file.len() < MANIFEST_BYTES_MAX);
+    let refused = Manifest::unpack(&framed(&file));
+    let Err(UnpackError::Manifest(MetaError::Memory { .. })) = refused else {
+        panic!("it is taken, or refused for something else");
+    };
 }
 
 #[test]
