@@ -97,6 +97,8 @@ pub const PACE_STALLS: u32 = 2;
 /// Tries in a row that bring next to nothing before a download is given up, and the wait before the second
 /// one; doubled with each further one.
 pub const DOWNLOAD_TRIES_MAX: u32 = 6;
+/// How often a server is asked that is busy and does not say when to come again.
+pub const BUSY_TRIES_MAX: u32 = 3;
 /// Tries to fetch a piece of a part that bring what is not right before it is given up.
 pub const CORRUPT_TRIES_MAX: u32 = 2;
 /// Frames of an archive that are fetched of a pack at a time, by one connection.

@@ -8,11 +8,11 @@ use super::download::{Download, Served};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::link::{Link, pause};
-use super::preamble;
+use super::preamble::{self, Failed};
 use super::request::Request;
 use super::segments::First;
 use crate::config::{RestoreArgs, WorktreeWay};
-use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
+use crate::limits::{BUSY_TRIES_MAX, DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
 use crate::manifest::parts::{
     MANIFEST_BEFORE_ARCHIVE, MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive,
 };
@@ -98,8 +98,8 @@ impl What {
     }
 }
 
-/// Asks for it; tries again while the server cannot be reached or says that it is busy, but
-/// not when it says nothing at all, or is not believed.
+/// Asks for it; tries again while the server cannot be reached, breaks off before anything of the archive came or says that it
+/// is busy, but not when it says nothing at all, or is not believed.
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, RestoreError> {
     let mut what = match asked.by {
         By::Archive => What::Archive,
@@ -113,7 +113,7 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, 
             wait: link.wait.saturating_sub(began.elapsed()),
             ..link
         };
-        let failed = match ask_first((link, limited), (asked, what), query) {
+        let (failed, tries_max) = match ask_first((link, limited), (asked, what), query) {
             Ok(opened) => match opened.answer.status {
                 200 | 206 => return Ok(opened),
                 // An old server takes no escapes, and knows nothing of names.
@@ -135,23 +135,18 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, 
                     if status != 503 || answer.again().is_some() {
                         return Err(error);
                     }
-                    error
+                    (error, BUSY_TRIES_MAX)
                 }
             },
             Err(Failed::Told(error)) => return Err(error),
             Err(Failed::Io(e)) => {
+                link.progress.is_not_reached(&e);
                 let error = RestoreError::Server(format!("{}: {e}", link.server.authority));
-                match e.kind() {
-                    // All the time that it may take is over: no more for further tries.
-                    io::ErrorKind::TimedOut => return Err(error),
-                    // Nor would another one find anything else.
-                    io::ErrorKind::PermissionDenied => return Err(error),
-                    _ => error,
-                }
+                (error, tries_max(e.kind()))
             }
         };
         tries += 1;
-        if tries >= DOWNLOAD_TRIES_MAX / 2 || link.stop.is_set() {
+        if tries >= tries_max || link.stop.is_set() || began.elapsed() >= link.wait {
             return Err(failed);
         }
         pause(link.stop, tries);
@@ -171,23 +166,18 @@ fn is_target(target: &str) -> bool {
     target.starts_with("/") && target.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Why there is no first answer.
-enum Failed {
-    /// The connection.
-    Io(io::Error),
-    /// The server has said so, or what it says is no archive.
-    Told(RestoreError),
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Failed {
-        Failed::Io(error)
-    }
-}
-
-impl From<RestoreError> for Failed {
-    fn from(error: RestoreError) -> Failed {
-        Failed::Told(error)
+/// How often a server is asked that cannot be reached so, or says nothing. One that is started anew breaks connections off,
+/// refuses them for a while, and is there again: it is asked as often as for a part.
+fn tries_max(why: io::ErrorKind) -> u32 {
+    match why {
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => DOWNLOAD_TRIES_MAX,
+        // All the time that it may take is over; nor is somebody believed the next time.
+        io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => 1,
+        _ => BUSY_TRIES_MAX,
     }
 }
 

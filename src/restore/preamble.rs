@@ -16,13 +16,32 @@ pub(super) struct Ready {
     pub etag: Option<String>,
 }
 
+/// Why there is no first answer, or nothing of the archive behind it.
+pub(super) enum Failed {
+    /// The connection.
+    Io(io::Error),
+    /// The server has said so, or what it says is no archive.
+    Told(RestoreError),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Failed {
+        Failed::Io(error)
+    }
+}
+
+impl From<RestoreError> for Failed {
+    fn from(error: RestoreError) -> Failed {
+        Failed::Told(error)
+    }
+}
+
 const HEADER_BYTES: usize = 8;
 
 /// Reads the preamble of an answer, if it begins with one: what `conn` gives next is byte 0 of the archive.
-pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, RestoreError> {
-    let failed = |e: io::Error| RestoreError::Server(e.to_string());
+pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, Failed> {
     let mut first = [0; EMPTY_FRAME.len()];
-    let len = read_full(conn, &mut first).map_err(failed)?;
+    let len = read_full(conn, &mut first)?;
     if first != EMPTY_FRAME {
         conn.unread(&first[..len]);
         return Ok(Ready::default());
@@ -31,7 +50,7 @@ pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, Restore
     let mut at = len as u64;
     loop {
         let mut header = [0; HEADER_BYTES];
-        let len = read_full(conn, &mut header).map_err(failed)?;
+        let len = read_full(conn, &mut header)?;
         let [a, b, c, d, e, f, g, h] = header;
         if len < HEADER_BYTES || u32::from_le_bytes([a, b, c, d]) & !0xf != SKIPPABLE_MAGIC {
             // An archive of somebody else's: it has no tag, and its first frame is empty.
@@ -41,13 +60,11 @@ pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, Restore
         gaps.nothing(at)?;
         let content_bytes = u32::from_le_bytes([e, f, g, h]) as usize;
         if content_bytes > PREAMBLE_LINE_BYTES_MAX {
-            return Err(RestoreError::Corrupt {
-                offset: at,
-                what: "a skippable frame before the archive is too large".into(),
-            });
+            let what = "a skippable frame before the archive is too large".into();
+            return Err(RestoreError::Corrupt { offset: at, what }.into());
         }
         let mut content = vec![0; content_bytes];
-        let len = read_full(conn, &mut content).map_err(failed)?;
+        let len = read_full(conn, &mut content)?;
         at += (HEADER_BYTES + len) as u64;
         link.progress.lives();
         match Line::read(&content[..len]) {
@@ -61,7 +78,9 @@ pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, Restore
                 let etag = Some(etag).filter(|etag| is_strong_tag(etag));
                 return Ok(Ready { etag });
             }
-            Some(Line::Failed { status, message }) => return Err(link.refusal(status, &message)),
+            Some(Line::Failed { status, message }) => {
+                return Err(link.refusal(status, &message).into());
+            }
             None => {}
         }
     }

@@ -113,6 +113,9 @@ fn micros(time: Duration) -> u64 {
 impl Progress {
     /// The server was asked for the archive, and may take so long to answer.
     pub(super) fn asked(&self, limit: Duration) {
+        // It is reached.
+        self.waits_lock()
+            .take_if(|waited| matches!(waited, Waited::Unreached { .. }));
         self.limit_s.store(limit.as_secs().max(1), Relaxed);
     }
 
@@ -229,6 +232,12 @@ impl Progress {
             why: why.to_owned(),
             limit_s: limit.as_secs_f64().ceil() as u64,
         });
+    }
+
+    /// It cannot be reached.
+    pub(super) fn is_not_reached(&self, why: &std::io::Error) {
+        let why = why.to_string();
+        *self.waits_lock() = Some(Waited::Unreached { why });
     }
 
     /// How often it has said so.
@@ -377,15 +386,19 @@ impl Progress {
     fn wait_line(&self, in_short: bool) -> String {
         let waited_s = self.start.elapsed().as_secs();
         let limit_s = self.limit_s.load(Relaxed);
-        if limit_s == 0 {
-            return format!("connecting to the server, {waited_s} s");
+        let said = self.waits_lock();
+        match &*said {
+            Some(said @ Waited::Unreached { .. }) => {
+                return format!("{}, {waited_s} s", said.text(in_short));
+            }
+            None if limit_s == 0 => return format!("connecting to the server, {waited_s} s"),
+            _ => {}
         }
         let what = match (self.has_answer(), self.signs.load(Relaxed)) {
             (false, _) => "waiting for the server's first byte",
             (true, 0) => "the server has answered; waiting for the archive's first byte",
             (true, _) => "the server says that it is at work; waiting for the archive's first byte",
         };
-        let said = self.waits_lock();
         let what = said
             .as_ref()
             .map_or(what.into(), |said| said.text(in_short));
@@ -505,6 +518,11 @@ mod tests {
     fn the_line_says_that_it_waits_until_something_came() {
         let progress = Progress::default();
         assert_eq!(progress.line(false), "connecting to the server, 0 s");
+        let why = std::io::Error::other("cannot connect: Connection refused");
+        progress.is_not_reached(&why);
+        let again = "the server is asked again (\"cannot connect: Connection refused\"), 0 s";
+        assert_eq!(progress.line(false), again);
+        assert_eq!(progress.line(true), "the server is asked again, 0 s");
         progress.asked(Duration::from_secs(300));
         let expected = "waiting for the server's first byte, 0 s of at most 300";
         assert_eq!(progress.line(false), expected);

@@ -11,6 +11,8 @@ pub(super) enum Waited {
     Server { words: String, received_bytes: u64 },
     /// It is busy, and has said when to come again, and perhaps why; for so long that is done.
     Busy { why: String, limit_s: u64 },
+    /// It cannot be reached, and is asked again.
+    Unreached { why: String },
 }
 
 impl Waited {
@@ -21,6 +23,10 @@ impl Waited {
                 return "the restore waits for its turn".into();
             }
             Waited::Busy { why, .. } if in_short => return format!("put off: {}", line(why)),
+            Waited::Unreached { .. } if in_short => return "the server is asked again".into(),
+            Waited::Unreached { why } => {
+                return format!("the server is asked again (\"{}\")", line(why));
+            }
             Waited::Busy { why, .. } => {
                 return format!("the restore was told to come again (\"{}\")", line(why));
             }

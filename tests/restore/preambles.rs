@@ -83,6 +83,27 @@ fn a_download_that_breaks_behind_one_goes_on() {
     }
 }
 
+/// A server that is started anew breaks off what it was at work for, and what comes meanwhile.
+#[test]
+fn a_server_that_breaks_off_before_the_archive_is_asked_again() {
+    let (lab, server, _) = served();
+    let expected = clone(&lab, "app", "clone");
+    let address = server.address();
+    let at_work = [&EMPTY_FRAME[..], &waiting()].concat();
+    for name in ["at work", "away"] {
+        let (count, body) = (AtomicUsize::new(0), at_work.clone());
+        let breaks = move |socket: &TcpStream| match count.fetch_add(1, Relaxed) {
+            0..=4 if name == "at work" => answer(socket, &body, 5000, false),
+            // What was asked lies there unread: so the end of the connection is a reset.
+            0..=4 => drop(socket.peek(&mut [0; 16])),
+            _ => forward(socket, address),
+        };
+        let into = lab.scratch(name);
+        expect(&restore(listen(breaks), "test/app", &into, &[]), 0);
+        expect_files(&expected, &into, name);
+    }
+}
+
 #[test]
 fn a_refusal_behind_one_is_a_refusal() {
     let lab = new_lab();
