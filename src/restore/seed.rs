@@ -134,7 +134,7 @@ impl<'a> Seed<'a> {
                 let path = path.display();
                 if let Some(progress) = progress {
                     progress.say(&format!(
-                        "without the seed {path}: cannot {op} it: {source}"
+                        "the seed {path} is not used: cannot {op} it: {source}"
                     ));
                 }
                 Ok(None)
@@ -200,10 +200,10 @@ impl<'a> Seed<'a> {
             Err(e) => return refused(&e),
         };
         if !is_file_believed(&found) {
-            return refused(&"another user's, or no file");
+            return refused(&"it is another user's, others may write to it, or it is no file");
         }
         if found.len() != part.bytes {
-            return refused(&"of another length");
+            return refused(&"it is of another length");
         }
         match named::ends_as_named(&file, &part.name, part.bytes) {
             Ok(true) => {}
@@ -228,7 +228,9 @@ impl<'a> Seed<'a> {
                 };
                 match verdict {
                     Verdict::Right => {}
-                    Verdict::Wrong => return refused(&"not what the manifest says"),
+                    Verdict::Wrong => {
+                        return refused(&"its content is not what the server says of it");
+                    }
                     Verdict::Stopped => return None,
                 }
                 let sealed = rustix::fs::fchmod(&file, Mode::from_raw_mode(SEALED));
@@ -254,12 +256,12 @@ impl<'a> Seed<'a> {
     /// Removes what is no part.
     fn refuse(&self, home: &Ground, name: &str, why: &dyn Display) {
         let removed = match home.remove(name) {
-            Ok(()) => "removed and fetched again",
-            Err(_) => "fetched",
+            Ok(()) => "it is removed, and comes from the server again",
+            Err(_) => "it stays, and comes from the server",
         };
         let path = self.path.display();
         self.say(&format!(
-            "in the seed {path} {name} is wrong and {removed}: {why}"
+            "the seed {path}: {name} is wrong ({why}): {removed}"
         ));
     }
 
@@ -283,7 +285,9 @@ impl<'a> Seed<'a> {
         let bytes = manifest.parts[number].bytes;
         let failed = |op| move |source| Refused::Io { op, source };
         if !self.make_room(bytes).map_err(failed("look at"))? {
-            self.say_once("is full: not all is kept");
+            self.say_once(
+                "is full: not all that comes is kept there (--seed-limit, --seed-free-floor)",
+            );
             return Ok(None);
         }
         let name = name::of_part(manifest, number);
@@ -307,7 +311,7 @@ impl<'a> Seed<'a> {
         let name = incoming.name().to_owned();
         let not_kept = |why: &dyn Display| {
             let path = self.path.display();
-            self.say(&format!("in the seed {path} {name} is not kept: {why}"));
+            self.say(&format!("the seed {path}: {name} is not kept: {why}"));
         };
         let part = name.rsplit_once('.').map_or(&*name, |(part, _)| part);
         let file = incoming.file();
@@ -333,7 +337,7 @@ impl<'a> Seed<'a> {
     /// Nothing more is written.
     pub(super) fn close(&self, why: &dyn Display) {
         self.is_closed.store(true, Relaxed);
-        self.say_once(&format!("is only read: {why}"));
+        self.say_once(&format!("cannot be written to, and is only read: {why}"));
     }
 
     /// Whether a restore may have failed because of what is here, and another try does without that. Of a part that was

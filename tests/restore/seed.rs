@@ -200,7 +200,7 @@ fn a_warm_seed_downloads_no_part_and_what_has_rotted_comes_again() {
         }
         let (fetched, said) = host.run(more);
         assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
-        let removed = said.matches("is wrong and removed").count();
+        let removed = said.matches("it is removed").count();
         assert_eq!(removed, 1, "{said}");
         assert_eq!(host.run(&[]), nothing);
     }
@@ -234,7 +234,7 @@ fn what_is_used_all_day_is_read_again_all_the_same() {
         }
     }
     let (_, said) = host.run(&[]);
-    assert_eq!(said.matches("is wrong and removed").count(), 1, "{said}");
+    assert_eq!(said.matches("it is removed").count(), 1, "{said}");
     assert_eq!(fs::read(&pack).unwrap(), sound);
 }
 
@@ -535,11 +535,7 @@ fn a_seed_that_is_full_or_only_read_is_used_all_the_same() {
             ],
             "is full",
         ),
-        (
-            "mount -t tmpfs -o ro tmpfs \"$at\"",
-            &[],
-            "without the seed",
-        ),
+        ("mount -t tmpfs -o ro tmpfs \"$at\"", &[], "is not used"),
     ] {
         let Some(said) = run(mount, more) else {
             return;
@@ -659,7 +655,7 @@ fn a_seed_on_a_disk_that_fails_is_done_without() {
         }
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success(), "{said}: {out:?}");
-        assert!(said.contains("is wrong and removed"), "{said}");
+        assert!(said.contains("it is removed"), "{said}");
         expect_files(&plain, &at, &said);
         fs::remove_dir_all(&at).unwrap();
     }
@@ -702,7 +698,7 @@ fn users_believe_themselves_and_root() {
     assert!(cold > 0);
     // Closed to him.
     let (out, _) = run(OTHER, &roots);
-    assert!(expect(&out, 0).contains("without the seed"));
+    assert!(expect(&out, 0).contains("is not used"));
     let opened = Command::new("chmod")
         .args(["-R", "go+rX"])
         .arg(&roots)

@@ -20,9 +20,12 @@ pub(super) enum Refused {
     Io { op: &'static str, source: io::Error },
     #[error("it is no directory")]
     NoDirectory,
-    #[error("it belongs to user {owner}, whom nobody but himself believes")]
+    #[error("it belongs to user {owner}; name one of your own, or of root")]
     Foreign { owner: u32 },
-    #[error("others than its owner may write there (mode {:o}): chmod go-w", .mode & 0o7777)]
+    #[error(
+        "others may write to it (mode {:o}): chmod go-w it, or name a directory in it that is not there yet",
+        .mode & 0o7777
+    )]
     Open { mode: u32 },
 }
 
@@ -50,7 +53,8 @@ impl AsFd for Ground {
 
 impl Ground {
     /// Opens the directory at a path that the user has given, made if it is not there. One that is empty becomes his
-    /// alone; who opens it to others later has a reason.
+    /// alone; who opens it to others later has a reason. What others may write to stays as it is, empty or not: it may be
+    /// the place where all have their files.
     pub(super) fn open(path: &Path) -> Result<Ground, Refused> {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
@@ -64,14 +68,14 @@ impl Ground {
             (Err(source), Err(_)) => return Err(failed("make")(source)),
             (Ok(()), Err(errno)) => return Err(failed("open")(errno)),
         };
-        let is_own = opened.metadata().map_err(failed("look at"))?.uid()
-            == rustix::process::geteuid().as_raw();
-        let ground = Ground(opened);
+        let found = opened.metadata().map_err(failed("look at"))?;
+        let is_own = found.uid() == rustix::process::geteuid().as_raw();
+        let ground = Ground(opened).check()?;
         if is_own && ground.names().is_ok_and(|mut names| names.next().is_none()) {
             // Read-only places stay as they are.
             let _ = rustix::fs::fchmod(&ground, Mode::RWXU);
         }
-        ground.check()
+        Ok(ground)
     }
 
     /// The directory of this name in it.

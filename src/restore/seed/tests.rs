@@ -376,13 +376,21 @@ fn a_seed_of_somebody_else_is_refused_and_none_at_all_is_done_without() {
         assert_eq!(error.exit_code(), 1);
         assert!(error.to_string().contains("others"), "{error}");
     }
+    // Nor does one become this user's because nobody has put anything there yet.
+    let mode = || fs::metadata(lab.path()).unwrap().mode() & 0o7777;
+    fs::remove_file(lab.path().join("x")).unwrap();
+    fs::set_permissions(lab.path(), PermissionsExt::from_mode(0o1777)).unwrap();
+    let error = open(&lab.args(&[])).unwrap_err().to_string();
+    assert!(error.contains("(mode 1777): chmod go-w"), "{error}");
+    assert_eq!(mode(), 0o1777);
+    fs::write(lab.path().join("x"), "").unwrap();
     // Opened to readers on purpose.
     fs::set_permissions(lab.path(), PermissionsExt::from_mode(0o755)).unwrap();
     assert!(open(&lab.args(&[])).unwrap().is_some());
-    assert_eq!(fs::metadata(lab.path()).unwrap().mode() & 0o777, 0o755);
+    assert_eq!(mode(), 0o755);
     fs::remove_file(lab.path().join("x")).unwrap();
     assert!(open(&lab.args(&[])).unwrap().is_some());
-    assert_eq!(fs::metadata(lab.path()).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(mode(), 0o700);
     if is_root() {
         std::os::unix::fs::chown(lab.path(), Some(54_321), None).unwrap();
         let error = open(&lab.args(&[])).unwrap_err();
