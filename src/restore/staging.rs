@@ -67,12 +67,32 @@ struct Parents(Vec<PathBuf>);
 impl Parents {
     /// Makes `parent`, and what is above it.
     fn make(parent: &Path) -> io::Result<Parents> {
-        let is_missing = |path: &&Path| fs::symlink_metadata(path).is_err();
-        let missing = parent.ancestors().take_while(is_missing);
-        // Also of what could not be made to its end nothing stays.
-        let parents = Parents(missing.map(Path::to_owned).collect());
-        fs::create_dir_all(parent)?;
+        let mut parents = Parents(Vec::new());
+        parents.with(parent, |_| Ok(()))?;
         Ok(parents)
+    }
+
+    /// Does something in `parent`, which is made for that; again where another restore takes away meanwhile what it has made
+    /// of that for itself.
+    fn with<T>(&mut self, parent: &Path, does: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+        let is_missing = |path: &&Path| fs::symlink_metadata(path).is_err();
+        let is_gone = |e: &io::Error| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+            )
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let missing = parent.ancestors().take_while(is_missing);
+            // Also of what could not be made to its end nothing stays.
+            self.0.splice(0..0, missing.map(Path::to_owned));
+            match fs::create_dir_all(parent).and_then(|()| does(parent)) {
+                Err(e) if is_gone(&e) && tries < STAGING_TRIES_MAX => {}
+                done => return done,
+            }
+        }
     }
 }
 
@@ -132,7 +152,7 @@ impl Staging {
         };
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
-        let parents = Parents::make(parent).map_err(not_made("create", parent, &target))?;
+        let mut parents = Parents::make(parent).map_err(not_made("create", parent, &target))?;
         sweep(parent);
         let (mut merges, mut is_empty) = (false, true);
         match fs::symlink_metadata(&target) {
@@ -161,8 +181,11 @@ impl Staging {
         if merges && base != target {
             sweep(base);
         }
-        let (directory, lock) =
-            new_directory(base).map_err(not_made("create a directory in", base, &target))?;
+        let made = match base == parent {
+            true => parents.with(parent, new_directory),
+            false => new_directory(base),
+        };
+        let (directory, lock) = made.map_err(not_made("create a directory in", base, &target))?;
         let staging = Staging {
             directory,
             _lock: lock,
@@ -543,5 +566,33 @@ mod tests {
         stop.interrupt("SIGINT");
         let error = staging.check(&none, &stop).unwrap_err();
         assert!(error.to_string().contains("stopped"), "{error}");
+    }
+
+    /// Those that fail take away what they have made of the way to their targets, under the feet of who has none yet.
+    #[test]
+    fn who_fails_takes_nothing_away_from_others() {
+        let above = tempfile::tempdir().unwrap();
+        let parent = above.path().join("a/b/c");
+        let other = std::cell::Cell::new(Some(Parents::make(&parent).unwrap()));
+        let mut parents = Parents::make(&parent).unwrap();
+        let made = parents.with(&parent, |parent| {
+            drop(other.take());
+            new_directory(parent)
+        });
+        let (directory, _lock) = made.unwrap();
+        drop(directory);
+        drop(parents);
+        assert!(!above.path().join("a").exists());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..300 {
+                        let mut parents = Parents::make(&parent).unwrap();
+                        let (directory, _lock) = parents.with(&parent, new_directory).unwrap();
+                        drop(directory);
+                    }
+                });
+            }
+        });
     }
 }
