@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::fitted::{columns, fitted};
@@ -46,6 +46,8 @@ pub(super) struct Progress {
     first_byte_us: AtomicU64,
     /// How old the server says that its snapshot is; [`NO_AGE`] where it does not.
     age_s: AtomicU64,
+    /// What was not tracked and is removed.
+    cleaned: OnceLock<u64>,
     downloaded_us: AtomicU64,
     made_us: AtomicU64,
     proven_us: AtomicU64,
@@ -80,6 +82,7 @@ impl Default for Progress {
             downloads: AtomicU64::new(0),
             first_byte_us: AtomicU64::new(0),
             age_s: AtomicU64::new(NO_AGE),
+            cleaned: OnceLock::new(),
             downloaded_us: AtomicU64::new(0),
             made_us: AtomicU64::new(0),
             proven_us: AtomicU64::new(0),
@@ -145,6 +148,11 @@ impl Progress {
     /// The server says how old its snapshot is, if it does.
     pub(super) fn aged(&self, age_s: Option<u64>) {
         self.age_s.store(age_s.unwrap_or(NO_AGE), Relaxed);
+    }
+
+    /// So much that is not tracked was removed.
+    pub(super) fn cleaned(&self, count: usize) {
+        let _ = self.cleaned.set(count as u64);
     }
 
     /// Whether any answer came.
@@ -355,6 +363,7 @@ impl Progress {
             seed_bytes: self.seed_bytes.load(Relaxed),
             worktree: None,
             entries: Some(self.entries.load(Relaxed)),
+            cleaned: self.cleaned.get().copied(),
             submodules: None,
             resumes: self.resumes.load(Relaxed),
             age_s: Some(self.age_s.load(Relaxed)).filter(|age_s| *age_s != NO_AGE),

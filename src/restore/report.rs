@@ -8,8 +8,8 @@ use super::progress::Progress;
 use super::proof::is_new;
 use super::proven::Proven;
 use super::summary::{
-    Counted, ENTRIES, FILES, Failure, SOURCE_CLONE, SOURCE_UPDATE, SUBMODULES, Summary, counted,
-    size,
+    Counted, ENTRIES, FILES, Failure, SOURCE_CLONE, SOURCE_UPDATE, SUBMODULES, Summary, UNTRACKED,
+    counted, size,
 };
 use crate::config::RestoreArgs;
 use crate::io::say::say_line;
@@ -147,6 +147,11 @@ fn came(summary: &Summary) -> String {
             _ => ENTRIES,
         };
         said.extend([size(bytes), counted(entries, what)]);
+    }
+    let in_modules = summary.submodules.map_or(0, |all| all.cleaned);
+    match summary.cleaned.unwrap_or(0) + in_modules {
+        0 => {}
+        count => said.push(format!("{} removed", counted(count, UNTRACKED))),
     }
     if let Some(Counted { count, bytes, .. }) = summary.submodules {
         said.push(match bytes {

@@ -137,6 +137,7 @@ impl Nest {
         done.bytes += one.bytes.unwrap_or(0);
         done.seed_bytes += one.seed_bytes;
         done.entries += one.entries.unwrap_or(0);
+        done.cleaned += one.cleaned.unwrap_or(0);
         done.is_changed |= !one.head.is_same;
     }
 

@@ -28,6 +28,8 @@ pub(super) const FILES: [&str; 2] = ["file", "files"];
 /// See [`FILES`].
 pub(super) const ENTRIES: [&str; 2] = ["entry", "entries"];
 /// See [`FILES`].
+pub(super) const UNTRACKED: [&str; 2] = ["untracked entry", "untracked entries"];
+/// See [`FILES`].
 pub(super) const SUBMODULES: [&str; 2] = ["submodule", "submodules"];
 
 /// So many of them, for people.
@@ -93,6 +95,7 @@ pub(super) struct Counted {
     pub bytes: u64,
     pub seed_bytes: u64,
     pub entries: u64,
+    pub cleaned: u64,
     /// Some are at another commit than before, or were not there.
     #[serde(skip)]
     pub is_changed: bool,
@@ -121,6 +124,8 @@ pub(super) struct Summary {
     /// What the files were made of; unknown of a clone.
     pub worktree: Option<Worktree>,
     pub entries: Option<u64>,
+    /// What `--clean` has removed, a directory with all in it counted as one; `None` where it was not asked for.
+    pub cleaned: Option<u64>,
     /// What was done for submodules, nested ones included; `None` unless they were asked for.
     pub submodules: Option<Counted>,
     pub resumes: u64,

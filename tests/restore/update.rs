@@ -439,8 +439,14 @@ fn what_would_be_lost_is_named_and_kept() {
     expect(&update(&server, &target, &[]), 0);
     assert!(target.join("obj/y.o").exists());
     fs::rename(&ignores, &list).unwrap();
-    expect(&update(&server, &target, &["--clean"]), 0);
+    write(&target.join("made/a/x"), "built");
+    write(&target.join("made/b"), "built");
+    let said = expect(&update(&server, &target, &["--clean"]), 0);
+    // Directories with all in them: one is new, and one had what is ignored.
+    assert!(said.contains(" 2 untracked entries removed, "), "{said}");
     parity::expect_same(&clone, &target, "cleaned");
+    let out = update(&server, &target, &["--clean", "--json"]);
+    assert!(String::from_utf8_lossy(&out.stdout).contains("\"cleaned\":0,"));
 }
 
 /// More that is not taken: what is set for one worktree, a list that leads to itself, and refs that are none.

@@ -154,11 +154,14 @@ pub(super) fn clean(
     let own = staging.old();
     let own = own.parent().and_then(Path::file_name).unwrap_or_default();
     let own = format!("/{}", own.to_string_lossy());
-    let args = ["clean", "-ffdxq", "-e", &own];
+    let args = ["clean", "-ffdx", "-e", &own];
     let at = (&**scratch, staging.target());
     let input = std::process::Stdio::null();
     let cleaned = run::of_files(link.stop, at, room.until, input, &args);
-    cleaned.map(|_| Alone).map_err(|error| match error {
+    // A line for each: of a directory that goes with all in it, one.
+    let count = |said: Vec<u8>| said.iter().filter(|byte| **byte == b'\n').count();
+    let cleaned = cleaned.map(|said| link.progress.cleaned(count(said)));
+    cleaned.map(|()| Alone).map_err(|error| match error {
         // It is the disk that keeps them, and not what has come.
         RestoreError::Git { detail, .. } => RestoreError::disk(
             "(all else is done) remove what is not tracked in",
