@@ -64,6 +64,63 @@ pub fn places(index: &[u8], id: &str) -> [usize; 2] {
     [sums + 4 * number, sums + 4 * (count + number)]
 }
 
+/// Has the index of a pack say of two objects that each is the other.
+fn exchange(index: &mut Vec<u8>, ids: &[String; 2]) {
+    let [one, other] = ids.each_ref().map(|id| places(index, id));
+    for (one, other) in one.into_iter().zip(other) {
+        for byte in 0..4 {
+            index.swap(one + byte, other + byte);
+        }
+    }
+    resum(index, ID_BYTES);
+}
+
+/// A pack of the two blobs more, as the archive's own and a repack later would have it: git reads each from either, so both
+/// have to be right.
+#[test]
+fn a_blob_that_one_of_its_packs_has_wrong_is_refused_by_name() {
+    let lab = Lab::new(BINARY);
+    let mut items = archive(&lab);
+    items.retain(|item| !item.path.ends_with(".rev"));
+    let clone = lab.scratch("clone");
+    let ids = ["HEAD:plain", "HEAD:a/b.txt"].map(|what| git::text(&clone, &["rev-parse", what]));
+    let list = lab.scratch("list");
+    fs::write(&list, ids.join("\n") + "\n").unwrap();
+    let base = lab.scratch("pack").display().to_string();
+    let args = ["pack-objects", "-q", "--index-version=2", &base];
+    let mut packs = git::command(&clone, &args);
+    let made = packs
+        .stdin(fs::File::open(&list).unwrap())
+        .output()
+        .unwrap();
+    let name = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let own = ending(&mut items, ".idx").path.clone();
+    let more = format!(".git/objects/pack/pack-{name}.idx");
+    for end in ["idx", "pack"] {
+        let data = fs::read(format!("{base}-{name}.{end}")).unwrap();
+        put(
+            &mut items,
+            &format!(".git/objects/pack/pack-{name}.{end}"),
+            &data,
+        );
+    }
+    for (number, lies) in [None, Some(&own), Some(&more)].into_iter().enumerate() {
+        let mut items = items.clone();
+        if let Some(index) = lies {
+            exchange(&mut at(&mut items, index).data, &ids);
+        }
+        let target = lab.scratch(&format!("twice-{number}"));
+        let address = serve(remade::pack(&items), |_| None);
+        let out = restore(address, "test/app", &target, &["--verify"]);
+        let errors = expect(&out, if lies.is_some() { 5 } else { 0 });
+        let is_named = ids.iter().any(|id| errors.contains(id.as_str()));
+        assert_eq!(is_named, lies.is_some(), "{errors}");
+        if lies.is_some() {
+            expect_nothing(&target);
+        }
+    }
+}
+
 #[test]
 fn what_lies_is_refused_and_what_is_believed_is_said() {
     let lab = Lab::new(BINARY);
@@ -91,13 +148,7 @@ fn what_lies_is_refused_and_what_is_believed_is_said() {
         // It would be found by what says in which order they are.
         items.retain(|item| !item.path.ends_with(".rev"));
         let index = &mut ending(items, ".idx").data;
-        let [one, other] = ["HEAD:plain", "HEAD:a/b.txt"].map(|what| places(index, &id(what)));
-        for (one, other) in one.into_iter().zip(other) {
-            for byte in 0..4 {
-                index.swap(one + byte, other + byte);
-            }
-        }
-        resum(index, ID_BYTES);
+        exchange(index, &["HEAD:plain", "HEAD:a/b.txt"].map(id));
     });
     refused("a checksum of an entry is another", &|items| {
         let index = &mut ending(items, ".idx").data;
