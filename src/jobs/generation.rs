@@ -252,20 +252,22 @@ impl Jobs {
         }
     }
 
-    /// Where there is no mirror nobody can tell what is in a snapshot that no head of now names. That something of it is
+    /// Where there is no mirror nobody can tell what is in a snapshot that was made before something has expired. That something of it is
     /// broken in the store says nothing of it here.
     async fn drop_earlier(self: &Rc<Self>, shared: &Shared, repo: &Arc<Repo>, base: &Base) {
         let Some(archive) = repo.archive_of(&Want::default()) else {
             return;
         };
-        let is_of_now = base
-            .head
-            .is_of_now(&shared.about(&archive.want), archive.id.as_str());
-        if base.head.generation == 0 || is_of_now || base.is_below() {
+        let place = place_of(repo);
+        // What is not known is not thought to be sound.
+        let known = shared.memories.of_place(&place).await.ok().flatten();
+        let made = known.and_then(|memory| memory.made(archive.id.as_str()));
+        let snapshot = (&shared.about(&archive.want), archive.id.as_str());
+        if base.is_below() || !base.head.may_have_expired(snapshot, made) {
             return;
         }
         let is_still = async || {
-            let now = shared.base(&repo.name, &place_of(repo)).await;
+            let now = shared.base(&repo.name, &place).await;
             !repo.mirror.is_dir() && now.is_ok_and(|now| now.is_as(base))
         };
         if self

@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 
 use crate::limits::MEMORIES_KEPT;
 use crate::mirror::MirrorError;
+use crate::store::remote::change::Generation;
 use crate::store::remote::key::{Identity, Place, RandomId};
 use crate::store::remote::memory::{Memory, path_of};
 use crate::store::remote::objects::{ObjectError, Objects};
@@ -225,6 +226,13 @@ impl Memories {
                 .or_insert_with(|| Known::of(memory));
         }
         Ok(())
+    }
+
+    /// Notes in which generation the snapshot was made that is here.
+    pub(super) fn note_made(&self, place: &Place, id: &str, generation: Generation) {
+        self.with(place, |known| {
+            known.is_new |= known.memory.note_made(id, generation)
+        });
     }
 
     /// Notes whether something is left to be removed of what this server has replaced.

@@ -209,6 +209,9 @@ impl Jobs {
         let agreed = self.at_generation(shared, repo, &place).await?;
         let base = &agreed.base;
         let archive = repo.archive_of(&Want::default());
+        if let Some(archive) = &archive {
+            note_made(shared, &place, base, archive);
+        }
         if let Some(archive) = &archive
             && shows_other(shared, repo, base, archive)
         {
@@ -301,6 +304,14 @@ impl Jobs {
             tracing::debug!(repository, condemned, removed, "swept in the store");
         }
         Ok(())
+    }
+}
+
+/// Notes in which generation an archive was made, where the head says so.
+fn note_made(shared: &Shared, place: &Place, base: &Base, archive: &Archive) {
+    let (about, id) = (shared.about(&archive.want), archive.id.as_str());
+    if !base.is_below() && base.head.is_of_now(&about, id) {
+        shared.memories.note_made(place, id, base.head.at());
     }
 }
 

@@ -9,6 +9,8 @@
 //!    takes from what is condemned what it needs.
 //! 2. What was condemned for long enough is given up by the next swap, and removed.
 //!
+//! Why a head names nothing stands in it: what has left since nobody used it has not expired, and nothing is dropped for it.
+//!
 //! The head itself stays, and keeps its generation and its sequence: others compare what they have with these, and a head that
 //! began with neither would be older than all of that. Who writes in between is never overwritten.
 
@@ -60,7 +62,14 @@ impl Head {
         next.packs.clear();
         next.refs = None;
         next.settle(Vec::new(), now_unix_ms);
+        next.emptied = Some(next.shares);
         next
+    }
+
+    /// Whether it names nothing since nobody used it; not since something has expired, or nothing was ever shared.
+    #[must_use]
+    pub fn is_emptied(&self) -> bool {
+        self.is_empty() && self.emptied == Some(self.shares)
     }
 
     /// Whether it names nothing.

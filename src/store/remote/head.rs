@@ -72,6 +72,10 @@ pub struct Head {
     /// The day on which somebody last used it, in days since 1970; 0 where nobody has said.
     #[serde(default)]
     pub used_day: u64,
+    /// How often it had been shared when it came to name nothing, since nobody used it. Where it was shared again since, by
+    /// whomever, this says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emptied: Option<u64>,
     /// What another version has written there.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -174,6 +178,7 @@ impl Head {
             removed: Vec::new(),
             removals: 0,
             used_day: 0,
+            emptied: None,
             more: Map::new(),
         }
     }
@@ -334,6 +339,14 @@ impl Head {
         of_now.any(is_it)
     }
 
+    /// Whether a snapshot that somebody has may have what has expired by now: it was made in an earlier generation, or nobody
+    /// knows in which. That it is not named says nothing: what nobody uses is not, either.
+    #[must_use]
+    pub fn may_have_expired(&self, (about, id): (&About, &str), made: Option<Generation>) -> bool {
+        let is_later = |made: Generation| self.is_later(made) || !self.follows(made);
+        self.generation > 0 && !self.is_of_now(about, id) && made.is_none_or(is_later)
+    }
+
     /// The current snapshot of something.
     #[must_use]
     pub fn current(&self, about: &About) -> Option<&Snapshot> {
@@ -381,13 +394,14 @@ impl Head {
         })
     }
 
-    /// Whether nothing that it names is newer than refs of this name: it has the same, or names nothing. Of snapshots alone
-    /// that cannot be told: others may be of another kind.
+    /// Whether nothing that it names is newer than refs of this name: it has the same, or names nothing since something has
+    /// expired. Of snapshots alone that cannot be told: others may be of another kind; nor where what it has named has left
+    /// since nobody used it.
     #[must_use]
     pub fn is_no_newer(&self, refs: Option<&str>) -> bool {
         match &self.refs {
             Some(key) => refs == Some(key.name()),
-            None => self.snapshots.is_empty(),
+            None => self.snapshots.is_empty() && !self.is_emptied(),
         }
     }
 

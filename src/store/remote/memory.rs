@@ -34,9 +34,23 @@ pub struct Memory {
     /// Something expires here, or has, and others are to be told: which raise tells them. It is drawn before anything goes,
     /// so that who ended before he heard that it is done knows it again.
     pub due: Option<RandomId>,
+    /// The snapshot that this server has, as far as it is known in which generation that was made.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// This server has written a head, and has not seen one since from which nothing is left to be removed.
     #[serde(default)]
     pub is_unswept: bool,
+}
+
+/// A snapshot that a head has named as one of this generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its `ETag`.
+    pub id: String,
+    /// The generation's number,
+    pub number: u64,
+    /// and its raise.
+    pub raise: RandomId,
 }
 
 const TMP: &str = "tmp-";
@@ -53,6 +67,7 @@ impl Memory {
             number: 0,
             raise: RandomId::default(),
             due: None,
+            held: None,
             is_unswept: false,
         }
     }
@@ -70,6 +85,27 @@ impl Memory {
             number: self.number,
             raise: self.raise,
         }
+    }
+
+    /// In which generation a snapshot was made, if that is known.
+    #[must_use]
+    pub fn made(&self, id: &str) -> Option<Generation> {
+        let held = self.held.as_ref().filter(|held| held.id == id);
+        held.map(|held| Generation {
+            number: held.number,
+            raise: held.raise,
+        })
+    }
+
+    /// A snapshot was made in this generation; whether that is news.
+    pub fn note_made(&mut self, id: &str, generation: Generation) -> bool {
+        let is_new = self.made(id) != Some(generation);
+        self.held = Some(Held {
+            id: id.to_owned(),
+            number: generation.number,
+            raise: generation.raise,
+        });
+        is_new
     }
 
     /// A head of this generation is as good as any that was seen.

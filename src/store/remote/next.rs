@@ -87,6 +87,8 @@ impl Head {
             more: Map::new(),
         });
         next.settle(known.collect(), now_unix_ms);
+        // That something has expired besides is no use.
+        next.emptied = (self.is_emptied() && next.is_empty()).then_some(next.shares);
         Ok(next)
     }
 

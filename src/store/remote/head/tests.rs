@@ -319,3 +319,58 @@ fn what_is_broken_in_the_store_is_of_now_all_the_same() {
     assert!(!head.is_of_now(&about, &id));
     assert!(!first().is_of_now(&about, "another"));
 }
+
+/// Why a head names nothing stands in it, whoever raises it meanwhile, and does once somebody shares again.
+#[test]
+fn what_nobody_used_has_not_expired() {
+    let now_unix_ms = 9;
+    let full = first();
+    let (about, id) = (
+        full.snapshots[0].about.clone(),
+        full.snapshots[0].id.clone(),
+    );
+    let at = |number, raise| Generation {
+        number,
+        raise: RandomId(raise),
+    };
+    let tells = |generation| Change {
+        generation,
+        ..Change::default()
+    };
+    let raised = with(&full, &tells(at(1, 1)), &BTreeMap::new(), (RandomId(5), 0)).unwrap();
+    assert!(raised.is_empty() && !raised.is_emptied() && raised.is_no_newer(None));
+    // In which generation it was made decides, where that is known, and not that it is named no more.
+    for (made, may) in [
+        (None, true),
+        (Some(at(1, 1)), false),
+        (Some(at(0, 0)), true),
+    ] {
+        assert_eq!(
+            raised.may_have_expired((&about, &id), made),
+            may,
+            "{made:?}"
+        );
+    }
+    // One that was raised by somebody else, up to a higher number.
+    assert!(raised.may_have_expired((&about, &id), Some(at(5, 5))));
+
+    let emptied = full.emptied((RandomId(6), now_unix_ms));
+    assert!(emptied.is_emptied() && !emptied.is_no_newer(None));
+    assert!(!emptied.may_have_expired((&about, &id), None));
+    let read = Head::decode(&emptied.encode().unwrap(), &identity()).unwrap();
+    assert!(read.is_emptied());
+    let both = with(
+        &emptied,
+        &tells(at(1, 1)),
+        &BTreeMap::new(),
+        (RandomId(7), 0),
+    )
+    .unwrap();
+    assert!(both.is_emptied() && both.generation == 1);
+    // Who shares again need not know of that.
+    let again = Head {
+        shares: emptied.shares + 1,
+        ..emptied
+    };
+    assert!(!again.is_emptied());
+}
