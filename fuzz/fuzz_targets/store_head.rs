@@ -119,6 +119,7 @@ impl World<'_> {
             generation: self.head.at(),
             mirror: (want > 0).then(|| (packs, refs_name(&[state]))),
             snapshots: (state > 0).then_some(snapshot).into_iter().collect(),
+            ..Change::default()
         }
     }
 

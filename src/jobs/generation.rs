@@ -9,7 +9,8 @@
 //!   the upstream does not answer for an hour, what others have shared since takes the place of all that it has.
 //! - It is raised by a swap alone, also where there is no head yet: two that count by themselves would mean two things by one
 //!   number.
-//! - Who finds an earlier one, in a store that was restored, raises it to its own. What was the last one is remembered beside
+//! - Who finds one that does not follow its own, in a store that was emptied or restored, is behind as well, whichever number
+//!   is larger, for others may have begun anew there; then it raises it above both. What was the last one is remembered beside
 //!   the mirror, too (`memories`): a mirror that is made anew is of none, and may have what had expired by then.
 
 use std::rc::Rc;
@@ -45,6 +46,8 @@ pub(super) struct Agreed {
     pub(super) read_unix_ms: u64,
     /// Of what is shared from here on: the next one where others are to be told of something.
     pub(super) generation: Generation,
+    /// Of what is here, up to now.
+    pub(super) after: Generation,
     /// Since when they are.
     pub(super) owed: Option<Instant>,
 }
@@ -82,6 +85,7 @@ impl Jobs {
                     read,
                     read_unix_ms,
                     generation: base.head.at(),
+                    after: base.head.at(),
                     owed: None,
                     base,
                 });
@@ -89,7 +93,10 @@ impl Jobs {
             let mut own = self.noted_told(shared, repo, &base).await?;
             let seen = shared.memories.of_place(place).await?;
             let seen = seen.map_or(Generation::default(), |memory| memory.at());
-            let is_behind = base.head.is_later(own) || own.is_before(seen);
+            let caught = (own, base.head.at());
+            let is_caught = |now: &mut Seen| now.caught == Some(caught);
+            let is_past = base.head.is_past(own) && !shared.with_seen(&repo.name, is_caught);
+            let is_behind = is_past || own.is_before(seen);
             self.note_behind(shared, repo, is_behind);
             if is_behind {
                 let asker = Asker::of(Cause::Timer);
@@ -105,7 +112,7 @@ impl Jobs {
                     }
                 };
             }
-            let next = self.to_tell(shared, repo, (&base, own)).await?;
+            let next = self.to_tell(shared, repo, own).await?;
             let owed = shared.with_seen(&repo.name, |seen| match next {
                 None => seen.owed.take().and(None),
                 Some(_) => Some(*seen.owed.get_or_insert_with(Instant::now)),
@@ -115,6 +122,7 @@ impl Jobs {
                 read,
                 read_unix_ms,
                 generation: next.unwrap_or(own),
+                after: own,
                 owed,
             });
         }
@@ -172,6 +180,9 @@ impl Jobs {
             shared.memories.change(&place_of(repo), forgotten).await?;
         }
         write(repo, now).await?;
+        // That of a head which it does not follow it is not; all that may have expired by that is gone all the same.
+        let caught = Some((now, base.head.at()));
+        shared.with_seen(&repo.name, |seen| seen.caught = caught);
         Ok(Ok(now))
     }
 
@@ -199,9 +210,7 @@ impl Jobs {
     /// Where the upstream does not say for long what refs lead to now, what others have shared since takes the place of mirror
     /// and snapshots, if there is something and the mirror is nobody's own. What is to be told of here is told without it.
     async fn drop_if_long_behind(self: &Rc<Self>, shared: &Shared, repo: &Arc<Repo>, base: &Base) {
-        let since = |seen: &mut Seen| seen.behind.as_ref().map(|behind| behind.since);
-        let since = shared.with_seen(&repo.name, since);
-        let is_long = since.is_some_and(|since| since.elapsed() >= self.kept());
+        let is_long = shared.is_long_behind(&repo.name, self.kept());
         let is_there = |base: &Base| {
             let current = base.head.current(&shared.about(&Want::default()));
             !base.is_below() && current.is_some_and(|current| base.head.is_valid(current))
@@ -215,7 +224,7 @@ impl Jobs {
                 shared.base(&repo.name, &place_of(repo)).await,
                 read(repo).await,
             );
-            let is_behind = |now: &Base| own.is_ok_and(|own| now.head.is_later(own));
+            let is_behind = |now: &Base| own.is_ok_and(|own| now.head.is_past(own));
             now.is_ok_and(|now| is_there(&now) && is_behind(&now))
         };
         if self

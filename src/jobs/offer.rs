@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
+use super::generation::Agreed;
 use super::plane::Handle;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
@@ -20,7 +21,7 @@ use crate::limits::{
 };
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
-use crate::store::remote::change::{Change, Generation};
+use crate::store::remote::change::Change;
 use crate::store::remote::entry::{Described, describe};
 use crate::store::remote::key::{Place, hex, refs_name};
 use crate::store::remote::listing::Listing;
@@ -171,9 +172,8 @@ impl Jobs {
             let (dir, sums) = (archive.dir(), shared.sums.clone());
             let described = spawn_blocking(move || describe(&dir, about, seen_unix_ms, &sums));
             let described = described.await??;
-            let (change, contents) = self
-                .change_of((repo, archive), described, agreed.generation)
-                .await;
+            let made = self.change_of((repo, archive), described, &agreed);
+            let (change, contents) = made.await;
             let stamp = (&mut SystemRandom, unix_ms());
             let (there, what) = ((base, &listing), (&change, &contents));
             let published = uploads.publish(&shared.objects, &place, there, what, stamp);
@@ -199,7 +199,7 @@ impl Jobs {
         &self,
         (repo, archive): (&Arc<Repo>, &Arc<Archive>),
         described: Described,
-        generation: Generation,
+        agreed: &Agreed,
     ) -> (Change, Contents<Content>) {
         let mut contents = described.contents;
         let refs = self.shown_refs(repo, archive).await;
@@ -210,7 +210,8 @@ impl Jobs {
             (described.packs, name)
         });
         let change = Change {
-            generation,
+            generation: agreed.generation,
+            after: agreed.after,
             mirror,
             snapshots: vec![described.snapshot],
         };

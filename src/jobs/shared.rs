@@ -28,7 +28,7 @@ use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::store::files::StoreError;
 use crate::store::remote::any::AnyStore;
-use crate::store::remote::change::About;
+use crate::store::remote::change::{About, Generation};
 use crate::store::remote::entry::EntryError;
 use crate::store::remote::key::{Identity, PartKey, Place, RandomId};
 use crate::store::remote::objects::{ObjectError, Objects};
@@ -86,6 +86,8 @@ pub(super) struct Seen {
     pub(super) telling: Arc<Mutex<()>>,
     /// Since when something has expired that may be here still.
     pub(super) behind: Option<Behind>,
+    /// With a head of which generation a mirror of which one has caught up last.
+    pub(super) caught: Option<(Generation, Generation)>,
     /// What the upstream was seen to list since.
     pub(super) listed_refs: Twice,
     /// Since when others are to be told of something.
@@ -250,6 +252,23 @@ impl Shared {
     /// What is known of a head.
     pub(super) fn with_seen<T>(&self, name: &Arc<str>, with: impl FnOnce(&mut Seen) -> T) -> T {
         with(self.seen.borrow_mut().entry(name.clone()).or_default())
+    }
+
+    /// Whether a mirror may have for so long what has expired elsewhere.
+    pub(super) fn is_long_behind(&self, name: &str, time: Duration) -> bool {
+        let seen = self.seen.borrow();
+        let behind = seen.get(name).and_then(|seen| seen.behind.as_ref());
+        behind.is_some_and(|behind| behind.since.elapsed() >= time)
+    }
+
+    /// The same in a store that was emptied or restored, of which nothing takes its place.
+    pub(super) fn is_stuck_behind(&self, name: &str, time: Duration) -> bool {
+        let is_said = self
+            .seen
+            .borrow()
+            .get(name)
+            .is_some_and(|seen| seen.is_said);
+        is_said && self.is_long_behind(name, time)
     }
 
     /// A head is to be looked at within so long, whether somebody uses the repository or not.

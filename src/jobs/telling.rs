@@ -71,7 +71,7 @@ impl Jobs {
         &self,
         shared: &Shared,
         repo: &Arc<Repo>,
-        (base, own): (&Base, Generation),
+        own: Generation,
     ) -> Result<Option<Generation>, ShareError> {
         if !self.tells(repo) {
             return Ok(None);
@@ -89,8 +89,7 @@ impl Jobs {
             // Who ended in the middle has not said so.
             self.end_what_is_gone(repo).await;
         }
-        let is_behind = base.is_there() && base.head.generation < own.number;
-        Ok(next.or(is_behind.then_some(own)))
+        Ok(next)
     }
 
     /// Has others told by what is shared next; alone, where nobody has anything that it could take the place of, or where
@@ -185,14 +184,15 @@ impl Jobs {
         (repo, place): (&Repo, &Place),
         agreed: &Agreed,
     ) -> Result<(), ShareError> {
-        match raise(shared, place, (&agreed.base, agreed.generation)).await? {
+        let told = (agreed.after, agreed.generation);
+        match raise(shared, place, (&agreed.base, told)).await? {
             true => self.note_told(shared, repo, agreed.generation).await,
             false => Ok(()),
         }
     }
 
-    /// Those who are to be told for long of what has expired in mirrors that are there no more are told alone: what is in the
-    /// store may have it, and nobody here knows.
+    /// Those who are to be told for long of what has expired in mirrors that are there no more, or stay though they are behind, are
+    /// told alone: what is in the store may have it, and nobody here knows.
     pub(super) async fn tell_without_mirrors(&self) {
         let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_readonly) else {
             return;
@@ -205,7 +205,8 @@ impl Jobs {
                 continue;
             }
             let mirror = self.catalog.state.mirror_path(host, path);
-            if mirror.is_dir() {
+            // Who is behind shares nothing of what is here.
+            if mirror.is_dir() && !shared.is_stuck_behind(&repository, self.kept()) {
                 continue;
             }
             if let Err(why) = self.tell_without_mirror(shared, &place).await {
@@ -231,7 +232,7 @@ impl Jobs {
         };
         let now = match base.head.has_raised(due) {
             true => base.head.at(),
-            false if raise(shared, place, (&base, told)).await? => told,
+            false if raise(shared, place, (&base, (memory.at(), told))).await? => told,
             false => return Ok(()),
         };
         self.end_duty(shared, place, (due, now)).await?;
@@ -258,10 +259,11 @@ impl Jobs {
 async fn raise(
     shared: &Shared,
     place: &Place,
-    (base, generation): (&Base, Generation),
+    (base, (after, generation)): (&Base, (Generation, Generation)),
 ) -> Result<bool, ShareError> {
     let change = Change {
         generation,
+        after,
         ..Change::default()
     };
     let (listing, contents) = (Listing::default(), Contents::new());

@@ -147,6 +147,7 @@ struct Server {
     uploads: Uploads,
     watch: Watch,
     twice: Twice,
+    caught: Option<(Generation, Generation)>,
     is_over: Rc<Cell<bool>>,
 }
 
@@ -277,7 +278,8 @@ impl Server {
         self.note_heard(&base);
         let own = self.disk.borrow().generation;
         let seen = self.remembered.borrow().memory.at();
-        if base.head.is_later(own) || own.is_before(seen) {
+        let is_caught = self.caught == Some((own, base.head.at()));
+        if base.head.is_past(own) && !is_caught || own.is_before(seen) {
             let Some(listed) = self.list_refs().await else {
                 return Ok(None);
             };
@@ -300,6 +302,7 @@ impl Server {
                 memory.due.get_or_insert(raise);
             }
             disk.generation = if is_later { base.head.at() } else { seen };
+            self.caught = Some((disk.generation, base.head.at()));
         }
         let own = self.disk.borrow().generation;
         let raise_due = self.remembered.borrow().memory.due;
@@ -351,6 +354,7 @@ impl Server {
     ) -> Result<(), RemoteError> {
         let change = Change {
             generation,
+            after: self.disk.borrow().generation,
             ..Change::default()
         };
         let stamp = (&mut self.numbers, self.cloud.borrow().now_ms);
@@ -540,6 +544,7 @@ impl Server {
         let count = if is_asked_for { 2 } else { 1 };
         let change = Change {
             generation,
+            after: self.disk.borrow().generation,
             mirror: Some((Vec::from_iter(packs), refs)),
             snapshots: snapshots.into_iter().take(count).collect(),
         };
@@ -810,6 +815,7 @@ impl World {
             uploads: Uploads::default(),
             watch: Watch::default(),
             twice: Twice::default(),
+            caught: None,
             is_over: self.is_over.clone(),
         };
         Box::pin(server.run())

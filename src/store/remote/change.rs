@@ -56,6 +56,8 @@ pub struct Change {
     /// Of the server's packs: nothing that has expired up to then is in them. A head of an earlier one loses all that
     /// it names, as far as the change does not name it.
     pub generation: Generation,
+    /// Of the server's packs before others were told of anything by that: what had expired up to then is not in them, either.
+    pub after: Generation,
     /// The packs and the refs of a comparison that began after the head was read.
     pub mirror: Option<(Vec<String>, String)>,
     /// Snapshots that are current.

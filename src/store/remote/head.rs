@@ -314,6 +314,13 @@ impl Head {
         !self.is_thought() && own.is_before(self.at())
     }
 
+    /// Whether who has packs of that generation may have what has expired by this one, which it does not follow. Which number
+    /// is larger says nothing: who began with none may have had something expire since.
+    #[must_use]
+    pub fn is_past(&self, own: Generation) -> bool {
+        !self.is_thought() && (own.is_before(self.at()) || !self.follows(own))
+    }
+
     /// Whether it was raised on top of that generation. If not, the store was restored meanwhile, and what had expired up to
     /// then may be with others still.
     #[must_use]
@@ -343,8 +350,8 @@ impl Head {
     /// knows in which. That it is not named says nothing: what nobody uses is not, either.
     #[must_use]
     pub fn may_have_expired(&self, (about, id): (&About, &str), made: Option<Generation>) -> bool {
-        let is_later = |made: Generation| self.is_later(made) || !self.follows(made);
-        self.generation > 0 && !self.is_of_now(about, id) && made.is_none_or(is_later)
+        let is_past = |made: Generation| self.is_past(made);
+        self.generation > 0 && !self.is_of_now(about, id) && made.is_none_or(is_past)
     }
 
     /// The current snapshot of something.

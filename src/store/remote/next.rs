@@ -57,7 +57,7 @@ impl Head {
         let mut next = self.followed_by(write);
         next.shares = next.shares.saturating_add(1);
         if change.generation != self.at() {
-            next.expire(change.generation);
+            next.expire(change.generation, change.after);
         }
         next.repair(found.values().map(|(key, _)| key));
         let mut sound = self.sound(listing);
@@ -135,8 +135,11 @@ impl Head {
         self.keys().filter(|key| !broken.contains(key)).collect()
     }
 
-    /// Nothing that was made before is named any more.
-    fn expire(&mut self, generation: Generation) {
+    /// Nothing that was made before is named any more. Who shares this has had gone what had expired by both, by the head and by
+    /// its own generation, which this one may not have followed.
+    fn expire(&mut self, generation: Generation, after: Generation) {
+        let is_known = self.follows(after) || after == generation;
+        self.raises.extend((!is_known).then_some(after.raise));
         self.raises.push(self.raise);
         let surplus = self.raises.len().saturating_sub(STORE_HEAD_RAISES_KEPT);
         self.raises.drain(..surplus);

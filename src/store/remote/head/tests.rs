@@ -70,6 +70,7 @@ fn first() -> Head {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(1, &parts)],
+        ..Change::default()
     };
     let names = change.names().map(str::to_owned);
     let uploaded = names.enumerate();
@@ -86,6 +87,7 @@ fn second(head: &Head, now_unix_ms: u64) -> Head {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(2, &parts)],
+        ..Change::default()
     };
     let stamp = (RandomId(2), now_unix_ms);
     let missing = with(head, &change, &BTreeMap::new(), stamp).unwrap_err();
@@ -132,6 +134,7 @@ fn what_is_replaced_goes_in_two_steps() {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(2, &[pack("a"), pack("c")])],
+        ..Change::default()
     };
     let stamp = (RandomId(3), later);
     let head = with(&head, &change, &BTreeMap::new(), stamp).unwrap();
@@ -145,6 +148,7 @@ fn what_is_replaced_goes_in_two_steps() {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(1, &[pack("a"), pack("b")])],
+        ..Change::default()
     };
     let uploaded = BTreeMap::from([upload(99, &manifest_name(&[1]), 0)]);
     let back = with(&head, &again, &uploaded, (RandomId(4), later)).unwrap();
@@ -169,6 +173,7 @@ fn uploads_do_not_outlast_removals() {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(3, &[pack("d")])],
+        ..Change::default()
     };
     let uploaded = [manifest_name(&[3]), pack("d")].map(|name| upload(50, &name, 0));
     let uploaded = BTreeMap::from(uploaded);
@@ -226,6 +231,7 @@ fn what_is_lost_or_broken_is_named_by_another_key() {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(2, &parts)],
+        ..Change::default()
     };
     assert!(
         head.says(&change, &all(&head))
@@ -286,6 +292,7 @@ fn what_has_expired_is_named_no_more() {
         generation: Generation::default(),
         mirror: None,
         snapshots: vec![snapshot(2, &[pack("a"), pack("c")])],
+        ..Change::default()
     };
     let named = |change: &Change| {
         let there = (&all(&raised), &BTreeMap::new());
@@ -373,4 +380,33 @@ fn what_nobody_used_has_not_expired() {
         ..emptied
     };
     assert!(!again.is_emptied());
+}
+
+/// Who finds a head that does not follow what is here may have what has expired by it, whichever number is larger; a head that
+/// was raised above both follows both.
+#[test]
+fn a_generation_is_followed_and_not_counted() {
+    let at = |number, raise| Generation {
+        number,
+        raise: RandomId(raise),
+    };
+    let told = |head: &Head, generation, after, write| {
+        let change = Change {
+            generation,
+            after,
+            ..Change::default()
+        };
+        with(head, &change, &BTreeMap::new(), (RandomId(write), 0)).unwrap()
+    };
+    let began = told(&first(), at(1, 1), Generation::default(), 5);
+    assert!(!began.is_past(at(1, 1)) && began.is_past(Generation::default()));
+    let before = at(5, 5);
+    assert!(began.is_past(before) && !began.is_later(before));
+    let both = told(&began, at(6, 6), before, 6);
+    for own in [at(1, 1), before] {
+        assert!(both.is_past(own) && both.follows(own), "{own:?}");
+    }
+    assert!(!both.is_past(at(6, 6)) && !both.follows(at(4, 4)));
+    let read = Head::decode(&both.encode().unwrap(), &identity()).unwrap();
+    assert_eq!(read, both);
 }
