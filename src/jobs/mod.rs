@@ -58,6 +58,7 @@ mod shared;
 pub(crate) mod state;
 mod store_expiry;
 mod store_look;
+mod store_uses;
 mod straight;
 mod sweep;
 mod take;

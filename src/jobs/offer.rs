@@ -13,6 +13,7 @@ use super::generation::Agreed;
 use super::plane::Handle;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
+use super::store_uses::Use;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{
@@ -141,23 +142,17 @@ impl Jobs {
                 shared.objects.before_again(round).await;
             }
             let agreed = self.at_generation(shared, repo, &place).await?;
-            let (base, read) = (&agreed.base, agreed.read);
+            let base = &agreed.base;
             let about = shared.about(&archive.want);
+            if !self.may_share(shared, repo, base).await? {
+                archive.set_offered(false);
+                return Ok(OfferResult::Unused);
+            }
+            let used = self.unsaid_use(shared, repo).await?;
             if agreed.owed.is_none() && is_known(shared, archive, (base, &place)).await? {
                 return Ok(OfferResult::Known);
             }
-            let fresh = self.fresh_since(repo, read, &Asker::of(Cause::Timer)).await;
-            let (current, seen_unix_ms) = match fresh {
-                Ok(()) => (repo.hit_of(&archive.want, Some(read)), agreed.read_unix_ms),
-                Err(why) => {
-                    let what = (repo, archive);
-                    if !self.tells_uncompared(what, &agreed).await {
-                        return Err(why.into());
-                    }
-                    let seen_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
-                    (repo.archive_of(&archive.want), seen_unix_ms)
-                }
-            };
+            let (current, seen_unix_ms) = self.current((repo, archive), &agreed).await?;
             if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
                 // It may be what the upstream has once more.
                 archive.set_offered(false);
@@ -172,7 +167,7 @@ impl Jobs {
             let (dir, sums) = (archive.dir(), shared.sums.clone());
             let described = spawn_blocking(move || describe(&dir, about, seen_unix_ms, &sums));
             let described = described.await??;
-            let made = self.change_of((repo, archive), described, &agreed);
+            let made = self.change_of((repo, archive), described, (&agreed, used));
             let (change, contents) = made.await;
             let stamp = (&mut SystemRandom, unix_ms());
             let (there, what) = ((base, &listing), (&change, &contents));
@@ -182,6 +177,9 @@ impl Jobs {
                     // What is named no more goes also if nobody uses it, or this server ends before.
                     shared.memories.note_unswept(&place, true);
                     shared.look_within(&repo.name, self.kept());
+                    if let Some(used) = used {
+                        shared.note_said(repo, used);
+                    }
                     if agreed.owed.is_some() {
                         self.note_told(shared, repo, agreed.generation).await?;
                     }
@@ -194,12 +192,30 @@ impl Jobs {
         Err(ShareError::Busy)
     }
 
+    /// What is current of what an archive is of, once the upstream was compared, and when that was; or without, where others are
+    /// to be told by it.
+    async fn current(
+        self: &Rc<Self>,
+        (repo, archive): (&Arc<Repo>, &Arc<Archive>),
+        agreed: &Agreed,
+    ) -> Result<(Option<Arc<Archive>>, u64), ShareError> {
+        let (read, asker) = (agreed.read, Asker::of(Cause::Timer));
+        match self.fresh_since(repo, read, &asker).await {
+            Ok(()) => Ok((repo.hit_of(&archive.want, Some(read)), agreed.read_unix_ms)),
+            Err(_) if self.tells_uncompared((repo, archive), agreed).await => {
+                let seen_unix_ms = repo.fresh_unix_ms().unwrap_or(0);
+                Ok((repo.archive_of(&archive.want), seen_unix_ms))
+            }
+            Err(why) => Err(why.into()),
+        }
+    }
+
     /// What a head is to say of an archive, and where its parts lie.
     async fn change_of(
         &self,
         (repo, archive): (&Arc<Repo>, &Arc<Archive>),
         described: Described,
-        agreed: &Agreed,
+        (agreed, used): (&Agreed, Option<Use>),
     ) -> (Change, Contents<Content>) {
         let mut contents = described.contents;
         let refs = self.shown_refs(repo, archive).await;
@@ -212,6 +228,7 @@ impl Jobs {
         let change = Change {
             generation: agreed.generation,
             after: agreed.after,
+            used: used.map(Use::day),
             mirror,
             snapshots: vec![described.snapshot],
         };

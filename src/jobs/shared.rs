@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub(super) memories: Memories,
     /// Held by what looks at heads, and at what is to be removed.
     pub(super) looks: Semaphore,
+    /// On how many days somebody has looked at all heads, and when that was read.
+    pub(super) looked_days: Cell<Option<(Instant, u64)>>,
     /// Where clients get parts by themselves, if they are sent there.
     pub(super) straight: Option<Straight>,
     /// What was seen of them.
@@ -96,8 +98,19 @@ pub(super) struct Seen {
     pub(super) followed: Option<RandomId>,
     /// Of which write all that it names was there, and when.
     pub(super) listed: Option<(RandomId, Instant)>,
+    /// What is said of its uses.
+    pub(super) uses: Uses,
     /// When what nothing names was last looked for.
     pub(super) swept: Option<Instant>,
+}
+
+/// What of the uses of a repository is said, and when that is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    /// The date up to which it is said.
+    pub(super) said: u64,
+    /// Not before.
+    pub(super) again: Option<Instant>,
 }
 
 /// A mirror may have what has expired elsewhere, for as long as this is there.
@@ -208,6 +221,7 @@ impl Shared {
             sums: Arc::default(),
             is_refused: Cell::default(),
             memories: Memories::of(&config.state, is_readonly),
+            looked_days: Cell::default(),
             looks: Semaphore::new(STORE_LOOKS_AT_ONCE),
             seen: RefCell::default(),
         })

@@ -1,9 +1,9 @@
 //! What nobody uses leaves the store, and what is used least where there is too much of it ([`expiry`]). Whoever has the lease
 //! looks at all heads once a day, and each hour for as long as something is on its way out. Two that look at once do no harm.
 
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::shared::{ShareError, Shared, causes};
@@ -13,13 +13,13 @@ use crate::limits::{
     LEASE_MS, STORE_EXPIRY_LOOK_MS, STORE_LEAST_USED_MAX, STORE_SWEEP_MS, USED_STEP_MS,
 };
 use crate::manifest::id::is_lower_hex;
-use crate::repos::repo::Repo;
 use crate::store::remote::collect::sweep;
-use crate::store::remote::expiry::{Fate, change_head, day_of, head_in};
+use crate::store::remote::day::{Day, day_of};
+use crate::store::remote::expiry::{Fate, change_head, head_in};
 use crate::store::remote::head::{Condemned, Head};
 use crate::store::remote::key::{Place, RandomId};
 use crate::store::remote::lease::Watch;
-use crate::store::remote::publish::{Base, Draw, SystemRandom};
+use crate::store::remote::publish::{Draw, SystemRandom};
 use crate::store::remote::used;
 
 /// Who looks at all of the store.
@@ -30,7 +30,7 @@ const REPOSITORIES: &str = "v1/repos";
 /// A repository that may leave; the one that was used least lately is the first in order.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Least {
-    used_day: u64,
+    idle_days: Reverse<u64>,
     bytes: u64,
     dir: String,
 }
@@ -38,6 +38,8 @@ struct Least {
 /// What a look at all heads has come to.
 #[derive(Debug, Default)]
 struct Totals {
+    /// On which day.
+    day: Day,
     repositories: usize,
     /// What heads name.
     named_bytes: u64,
@@ -52,7 +54,7 @@ impl Totals {
     fn note(&mut self, dir: &str, head: &Head) {
         self.named_bytes = self.named_bytes.saturating_add(head.named_bytes());
         self.least.push(Least {
-            used_day: head.used_day,
+            idle_days: Reverse(head.idle_days(self.day)),
             bytes: head.named_bytes(),
             dir: dir.to_owned(),
         });
@@ -171,7 +173,10 @@ impl Jobs {
         shared: &Shared,
         held: &mut Held<'_>,
     ) -> Result<Option<Totals>, ShareError> {
-        let (mut seen, mut after, mut is_first) = (Totals::default(), None, true);
+        let Some(mut seen) = self.count_look(shared).await? else {
+            return Ok(None);
+        };
+        let (mut after, mut is_first) = (None, true);
         while is_first || after.is_some() {
             let page = shared.objects.page(REPOSITORIES, after.take()).await?;
             is_first = false;
@@ -192,6 +197,16 @@ impl Jobs {
         Ok(Some(seen))
     }
 
+    /// What is found is judged by the day on which this look is counted; `None` if others write all the time.
+    async fn count_look(&self, shared: &Shared) -> Result<Option<Totals>, ShareError> {
+        let date = day_of(unix_ms());
+        let counted = used::count_look(&shared.objects, date, &mut SystemRandom).await?;
+        Ok(counted.map(|(looks, _)| Totals {
+            day: Day { date, looks },
+            ..Totals::default()
+        }))
+    }
+
     async fn look_at_one(
         &self,
         shared: &Shared,
@@ -202,12 +217,13 @@ impl Jobs {
             return Ok(());
         };
         seen.repositories += 1;
-        let (day, expiry_ms) = (day_of(unix_ms()), self.store_expiry_ms());
+        let (day, expiry_ms) = (seen.day, self.store_expiry_ms());
         match head.fate(expiry_ms, day) {
             Fate::Stays => {}
             Fate::NoteToday => {
                 let note = |head: &Head, write| {
-                    (head.fate(expiry_ms, day) == Fate::NoteToday).then(|| head.used_on(day, write))
+                    (head.fate(expiry_ms, day) == Fate::NoteToday)
+                        .then(|| head.noted_on(day, write))
                 };
                 change_head(&shared.objects, &place, &mut SystemRandom, note).await?;
             }
@@ -277,19 +293,19 @@ impl Jobs {
             .as_ref()
             .and_then(|store| store.limit_bytes);
         let Some(limit) = limit else { return Ok(()) };
-        let day = day_of(unix_ms());
+        let day = seen.day;
         let least = std::mem::take(&mut seen.least).into_sorted_vec();
         for one in least {
             if seen.named_bytes <= limit {
                 return Ok(());
             }
-            if one.used_day.saturating_add(1) >= day || !held.keep().await? {
+            if one.idle_days.0 <= 1 || !held.keep().await? {
                 break;
             }
             let Some((place, _)) = head_in(&shared.objects, &one.dir).await? else {
                 continue;
             };
-            let is_due = |head: &Head| head.used_day == one.used_day && !head.is_empty();
+            let is_due = |head: &Head| head.idle_days(day) == one.idle_days.0 && !head.is_empty();
             let before = seen.emptied;
             let why = "there is more than --store-limit, and it was used least lately";
             self.empty(shared, &place, (seen, why, is_due)).await?;
@@ -308,21 +324,5 @@ impl Jobs {
         let store = self.config.store.as_ref();
         let expiry = store.map(|store| store.expiry.as_millis());
         u64::try_from(expiry.unwrap_or(u128::MAX)).unwrap_or(u64::MAX)
-    }
-
-    /// Has the head of what somebody uses say so, once a day.
-    pub(super) async fn note_used(
-        &self,
-        shared: &Shared,
-        (repo, place): (&Arc<Repo>, &Place),
-        base: &Base,
-    ) -> Result<(), ShareError> {
-        let day = day_of(unix_ms());
-        if repo.asked.is_in_use() && base.is_there() && base.head.wants_day(day) {
-            // Whoever has written meanwhile may have said it: the next look sees.
-            let next = |head: &Head, write| head.wants_day(day).then(|| head.used_on(day, write));
-            change_head(&shared.objects, place, &mut SystemRandom, next).await?;
-        }
-        Ok(())
     }
 }

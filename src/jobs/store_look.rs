@@ -44,6 +44,7 @@ impl Jobs {
         let Some(shared) = &self.shared else { return };
         spawn_local(self.clone().hear_raised());
         spawn_local(self.clone().keep_memories());
+        spawn_local(self.clone().tell_uses());
         let tick_ms = self.faults.store_look_ms.unwrap_or(STORE_LOOK_TICK_MS);
         let mut walked = None;
         loop {
@@ -81,7 +82,7 @@ impl Jobs {
     }
 
     /// How often the head of what is in use is looked at.
-    fn look_in_use_ms(&self) -> u64 {
+    pub(super) fn look_in_use_ms(&self) -> u64 {
         self.faults.store_look_ms.unwrap_or(STORE_LOOK_IN_USE_MS)
     }
 
@@ -178,7 +179,7 @@ impl Jobs {
     }
 
     /// How long it is until a look that was in vain is tried again.
-    fn again(&self) -> Duration {
+    pub(super) fn again(&self) -> Duration {
         Duration::from_millis(self.faults.store_look_ms.unwrap_or(OFFER_RETRY_MAX_MS))
     }
 
@@ -225,6 +226,7 @@ impl Jobs {
             let told = self.see_told(shared, (repo, &place), (&agreed, since));
             told.await?;
         } else if let Some(archive) = archive
+            && self.may_share(shared, repo, base).await?
             && !is_shared(shared, (repo, &place), base, &archive).await?
         {
             archive.set_offered(false);
@@ -240,8 +242,7 @@ impl Jobs {
         }
         // The semaphore is never closed, so this only waits.
         let _turn = shared.looks.acquire().await;
-        self.sweep_if_due(shared, (repo, &place), base).await?;
-        self.note_used(shared, (repo, &place), base).await
+        self.sweep_if_due(shared, (repo, &place), base).await
     }
 
     /// Removes what was replaced by this server, or by an earlier process of it, where nobody uses the repository now.

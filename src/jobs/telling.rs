@@ -102,7 +102,8 @@ impl Jobs {
     ) -> Result<(), ShareError> {
         let is_over = since.elapsed() >= self.kept();
         let archive = repo.archive_of(&Want::default());
-        if let Some(archive) = archive.filter(|_| !repo.holds_expired()) {
+        let may_share = self.may_share(shared, repo, &agreed.base).await?;
+        if let Some(archive) = archive.filter(|_| may_share && !repo.holds_expired()) {
             archive.set_offered(false);
             self.offer(repo, &archive);
         } else if agreed.base.head.snapshots.is_empty() || is_over {

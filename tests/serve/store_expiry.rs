@@ -1,10 +1,10 @@
 //! Repositories that leave a store.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::shared_store::{store_of, wait_shared};
 use super::support::lab::{self, Lab};
@@ -66,14 +66,128 @@ fn free_lease(lab: &Lab) {
     let _ = fs::remove_file(lab.scratch("store/v1/lease.json"));
 }
 
-/// Has the head say that it was used so many days ago; no server runs.
-fn age(lab: &Lab, path: &str, days: u64) {
-    let (file, mut json) = head(lab, path).expect("a head");
-    json["used_day"] = (today() - days).into();
+/// Changes an object of the store, which may not be there yet; no server runs.
+fn change(file: &Path, change: impl FnOnce(&mut Value)) {
+    let mut json =
+        fs::read(file).map_or(json!({}), |bytes| serde_json::from_slice(&bytes).unwrap());
+    change(&mut json);
     let next = file.with_extension("next");
     fs::write(&next, json.to_string()).unwrap();
-    fs::rename(&next, &file).unwrap();
+    fs::rename(&next, file).unwrap();
+}
+
+/// Has the head say that it was used so many days ago, on so many of which somebody has looked.
+fn age_looked(lab: &Lab, path: &str, (days, looks): (u64, u64)) {
+    change(&lab.scratch("store/v1/used.json"), |used| {
+        (used["looks"], used["look_day"]) = (1000.into(), today().into());
+    });
+    change(&head(lab, path).expect("a head").0, |head| {
+        head["used_day"] = (today() - days).into();
+        head["used_looks"] = (1000 - looks).into();
+    });
     free_lease(lab);
+}
+
+fn age(lab: &Lab, path: &str, days: u64) {
+    age_looked(lab, path, (days, days));
+}
+
+/// Has servers that start look at these.
+fn tell_raised(lab: &Lab, paths: &[&str]) {
+    let raises = paths.iter().enumerate().map(|(number, path)| {
+        let (file, _) = head(lab, path).expect("a head");
+        let dir = file.parent().unwrap().file_name().unwrap();
+        let repository = format!("v1/repos/{}", dir.to_str().unwrap());
+        json!({"repository": repository, "raise": format!("{:032x}", number + 7)})
+    });
+    let raises: Vec<Value> = raises.collect();
+    change(&lab.scratch("store/v1/raised.json"), |raised| {
+        raised["raises"] = raises.into()
+    });
+}
+
+/// A server has what has left go.
+fn empty(lab: &Lab, path: &str) {
+    age(lab, path, 31);
+    let sweeper = often(lab, "sweeper", &EXPIRES).start();
+    wait::until_true("it is gone", || parts(lab, path) == 0);
+    sweeper.stop();
+    free_lease(lab);
+}
+
+/// A day on which nobody has looked is none on which nobody has used anything.
+#[test]
+fn a_pause_of_all_servers_has_nothing_leave() {
+    let lab = two_shared();
+    age_looked(&lab, "other", (400, 30));
+    let second = often(&lab, "second", &EXPIRES).start();
+    second.wait_logged("looked at all of the store");
+    second.stop();
+    assert!(named(&lab, "other") > 0);
+}
+
+/// Who has it shares it once more when somebody asks for it, and not since it is looked at.
+#[test]
+fn what_has_left_comes_back_by_a_use_alone() {
+    let lab = two_shared();
+    empty(&lab, "other");
+    tell_raised(&lab, &["small", "other"]);
+    // What is lost comes back.
+    let (small, _) = head(&lab, "small").unwrap();
+    fs::remove_dir_all(small.parent().unwrap()).unwrap();
+    let first = often(&lab, "first", &[]).start();
+    wait_shared(&first, 1);
+    // All that is to be uploaded is, before it ends.
+    first.stop();
+    assert!(named(&lab, "small") > 0);
+    assert_eq!(named(&lab, "other"), 0);
+    let first = often(&lab, "first", &[]).start();
+    hit(&first, "other");
+    wait::until_true("it is there", || named(&lab, "other") > 0);
+    // By the write that shares it.
+    assert!(used_day(&lab, "other") + 1 >= today());
+}
+
+/// Nothing has expired where nobody has used something: a reader without an upstream keeps what it serves.
+#[test]
+fn who_only_reads_keeps_what_has_left() {
+    let lab = two_shared();
+    // Something has expired once.
+    change(&head(&lab, "other").unwrap().0, |head| {
+        (head["generation"], head["raise"]) = (1.into(), format!("{:032x}", 5).into());
+        for snapshot in head["snapshots"].as_array_mut().unwrap() {
+            snapshot["generation"] = 1.into();
+        }
+    });
+    lab.hide("other");
+    let reader = || often(&lab, "reader", &["--store-readonly"]).start();
+    let remembers = |what: &str| {
+        let files = fs::read_dir(lab.scratch("reader/shared"))
+            .into_iter()
+            .flatten();
+        let mut texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+        texts.any(|text| text.contains("other") && text.contains(what))
+    };
+    let first = reader();
+    first.get(&lab::target("other")).expect(200);
+    wait::until_true("it is known in which generation", || {
+        hit(&first, "other");
+        remembers("\"held\":{")
+    });
+    first.stop();
+    // It may have been planted.
+    let _ = fs::remove_dir_all(lab.scratch("reader/mirrors"));
+    empty(&lab, "other");
+    let sequence = head(&lab, "other").unwrap().1["sequence"].as_u64().unwrap();
+    let second = reader();
+    wait::until_true("the head is read", || {
+        second.get(&lab::target("other")).expect(200);
+        remembers(&format!("\"sequence\":{sequence},"))
+    });
+    second.get(&lab::target("other")).expect(200);
+    let log = second.log();
+    second.stop();
+    assert!(!log.contains("dropped what was shared"), "{log}");
 }
 
 /// A lab with two repositories that a server has shared, which is gone.

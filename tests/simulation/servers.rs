@@ -547,6 +547,7 @@ impl Server {
             after: self.disk.borrow().generation,
             mirror: Some((Vec::from_iter(packs), refs)),
             snapshots: snapshots.into_iter().take(count).collect(),
+            ..Change::default()
         };
         (change, contents)
     }

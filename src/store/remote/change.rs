@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::day::Day;
 use super::key::{PartKey, RandomId};
 use crate::manifest::id::EntryId;
 
@@ -60,6 +61,8 @@ pub struct Change {
     pub after: Generation,
     /// The packs and the refs of a comparison that began after the head was read.
     pub mirror: Option<(Vec<String>, String)>,
+    /// On which day somebody has used the repository, if that is to be said.
+    pub used: Option<Day>,
     /// Snapshots that are current.
     pub snapshots: Vec<NewSnapshot>,
 }

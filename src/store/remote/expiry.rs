@@ -3,6 +3,10 @@
 //! A head says on which day somebody last used its repository. Who uses it says so there once a day, by a swap; so what is
 //! not said is not used, whatever `used.json` has room for. A head that does not say it is of today.
 //!
+//! Days are counted by date, and besides by those on which somebody has looked at all heads ([`used`](super::used)): the
+//! smaller number counts. So a pause of all servers is no time in which nobody used anything, nor is what was between a backup
+//! and its restoration; and a server of an older version, which says the date alone, is heard.
+//!
 //! It goes in the steps of all that goes ([`collect`](super::collect)), each a swap against the head that was read:
 //!
 //! 1. The head names nothing any more, and all that it has named is condemned. Who uses it meanwhile shares it anew, and
@@ -14,6 +18,7 @@
 //! The head itself stays, and keeps its generation and its sequence: others compare what they have with these, and a head that
 //! began with neither would be older than all of that. Who writes in between is never overwritten.
 
+use super::day::Day;
 use super::head::Head;
 use super::key::{Identity, Place, RandomId};
 use super::objects::{ObjectError, Objects};
@@ -26,32 +31,47 @@ use crate::limits::{STORE_HEAD_BYTES_MAX, USED_DAY_MS};
 pub enum Fate {
     /// It stays.
     Stays,
-    /// Nobody has said yet when it was used, or it was said of a day that is still to come.
+    /// Nobody has said yet when it was used, or it was said of a day that is still to come: by a clock, or by a count, that is
+    /// none any more.
     NoteToday,
     /// Its head is to name nothing.
     Empty,
 }
 
-/// The day of a time.
-#[must_use]
-pub fn day_of(unix_ms: u64) -> u64 {
-    unix_ms / USED_DAY_MS
-}
-
 impl Head {
     /// Whether it does not say that somebody uses it on this day.
     #[must_use]
-    pub fn wants_day(&self, day: u64) -> bool {
-        // Clocks differ.
-        self.used_day < day || self.used_day > day + 1
+    pub fn wants_day(&self, day: Day) -> bool {
+        // One that is still to come is left to who looks at all: two whose clocks differ do not write by turns.
+        self.used_day < day.date || self.used_looks == 0
     }
 
     /// The head that says so.
     #[must_use]
-    pub fn used_on(&self, day: u64, write: RandomId) -> Head {
+    pub fn used_on(&self, day: Day, write: RandomId) -> Head {
         let mut next = self.followed_by(write);
-        next.used_day = day;
+        next.note_used(day);
         next
+    }
+
+    pub(super) fn note_used(&mut self, day: Day) {
+        self.used_day = self.used_day.max(day.date);
+        self.used_looks = self.used_looks.max(day.looks).max(1);
+    }
+
+    /// The head of which nothing is known but that it is there on this day.
+    #[must_use]
+    pub fn noted_on(&self, day: Day, write: RandomId) -> Head {
+        let mut next = self.followed_by(write);
+        (next.used_day, next.used_looks) = (day.date, day.looks.max(1));
+        next
+    }
+
+    /// On how many days nobody has used it, as far as it says; this one is none.
+    #[must_use]
+    pub fn idle_days(&self, day: Day) -> u64 {
+        let days = day.date.saturating_sub(self.used_day);
+        days.min(day.looks.saturating_sub(self.used_looks))
     }
 
     /// The head that names nothing of what this one does, which is condemned.
@@ -87,13 +107,13 @@ impl Head {
 
     /// What is to become of its repository, if what is not used for so long expires.
     #[must_use]
-    pub fn fate(&self, expiry_ms: u64, day: u64) -> Fate {
-        if self.used_day == 0 || self.used_day > day + 1 {
+    pub fn fate(&self, expiry_ms: u64, day: Day) -> Fate {
+        let is_said = |said: u64, now: u64| said != 0 && said <= now.saturating_add(1);
+        if !is_said(self.used_day, day.date) || !is_said(self.used_looks, day.looks) {
             return Fate::NoteToday;
         }
         // The day on which it was used may have ended just now.
-        let idle_days = day.saturating_sub(self.used_day);
-        match !self.is_empty() && idle_days > expiry_ms / USED_DAY_MS {
+        match !self.is_empty() && self.idle_days(day) > expiry_ms / USED_DAY_MS {
             true => Fate::Empty,
             false => Fate::Stays,
         }
@@ -170,7 +190,7 @@ mod tests {
     fn head(used_day: u64) -> Head {
         let mut head = Head::empty(place().identity);
         (head.sequence, head.generation, head.write) = (7, 3, RandomId(9));
-        head.used_day = used_day;
+        (head.used_day, head.used_looks) = (used_day, used_day);
         let key = PartKey::new(&refs_name(b"abc"), RandomId(1)).unwrap();
         head.parts.push(Stored {
             key: key.clone(),
@@ -193,14 +213,52 @@ mod tests {
             (970, 1000, Fate::Stays),
             (969, 1000, Fate::Empty),
         ] {
-            assert_eq!(head(used_day).fate(expiry_ms, day), fate, "{used_day}");
+            let fates = head(used_day).fate(expiry_ms, on(day, day));
+            assert_eq!(fates, fate, "{used_day}");
         }
-        assert_eq!(
-            head(1).fate(u64::MAX, u64::MAX / USED_DAY_MS / 4),
-            Fate::Stays
-        );
+        let last = u64::MAX / USED_DAY_MS / 4;
+        assert_eq!(head(1).fate(u64::MAX, on(last, last)), Fate::Stays);
         let emptied = head(900).emptied((RandomId(2), 5));
-        assert_eq!(emptied.fate(expiry_ms, 1000), Fate::Stays);
+        assert_eq!(emptied.fate(expiry_ms, on(1000, 1000)), Fate::Stays);
+    }
+
+    fn on(date: u64, looks: u64) -> Day {
+        Day { date, looks }
+    }
+
+    #[test]
+    fn a_pause_is_no_time_in_which_nobody_used_anything() {
+        let expiry_ms = 30 * USED_DAY_MS;
+        let fate = |head: &Head, day| head.fate(expiry_ms, day);
+        let mut used = head(1000);
+        used.used_looks = 70;
+        // All servers were off, or the bucket is a restored one: nobody has looked since.
+        assert_eq!(fate(&used, on(1400, 71)), Fate::Stays);
+        assert_eq!(fate(&used, on(1400, 100)), Fate::Stays);
+        assert_eq!(fate(&used, on(1430, 101)), Fate::Empty);
+        // A server of another version says the date alone.
+        used.used_day = 1429;
+        assert_eq!(fate(&used, on(1430, 101)), Fate::Stays);
+        used.used_looks = 0;
+        assert_eq!(fate(&used, on(1430, 101)), Fate::NoteToday);
+        // The count has begun anew.
+        used.used_looks = 70;
+        assert_eq!(fate(&used, on(1430, 2)), Fate::NoteToday);
+        let noted = used.noted_on(on(1430, 2), RandomId(3));
+        assert_eq!((noted.used_day, noted.used_looks), (1430, 2));
+        // Whose clock is behind takes nothing back, and does not write by turns with who is ahead.
+        let ahead = used.used_on(on(1432, 70), RandomId(4));
+        assert!(!ahead.wants_day(on(1430, 70)) && ahead.wants_day(on(1433, 70)));
+        let behind = ahead.used_on(on(1430, 1), RandomId(5));
+        assert_eq!((behind.used_day, behind.used_looks), (1432, 70));
+        assert_eq!(on(1430, 50).at(1420), on(1420, 40));
+        assert_eq!(on(1430, 5).at(1420), on(1420, 0));
+        assert_eq!(on(1430, 5).at(1440), on(1430, 5));
+        let far = Head {
+            used_day: u64::MAX,
+            ..head(1)
+        };
+        assert!(far.encode().is_none(), "nobody gets there by counting");
     }
 
     #[test]

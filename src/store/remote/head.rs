@@ -72,6 +72,9 @@ pub struct Head {
     /// The day on which somebody last used it, in days since 1970; 0 where nobody has said.
     #[serde(default)]
     pub used_day: u64,
+    /// On how many days somebody had looked at all heads by then; 0 where nobody has said.
+    #[serde(default)]
+    pub used_looks: u64,
     /// How often it had been shared when it came to name nothing, since nobody used it. Where it was shared again since, by
     /// whomever, this says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,6 +181,7 @@ impl Head {
             removed: Vec::new(),
             removals: 0,
             used_day: 0,
+            used_looks: 0,
             emptied: None,
             more: Map::new(),
         }
@@ -235,7 +239,14 @@ impl Head {
         {
             return Err(BadHead::TooLong);
         }
-        let counters = [self.sequence, self.shares, self.generation, self.removals];
+        let counters = [
+            self.sequence,
+            self.shares,
+            self.generation,
+            self.removals,
+            self.used_day,
+            self.used_looks,
+        ];
         if let Some(count) = counters
             .into_iter()
             .find(|count| *count > STORE_HEAD_COUNT_MAX)

@@ -20,6 +20,7 @@
 //! - [`publish`]: parts, then manifests, then one swap of the head.
 //! - [`broken`]: what is to be uploaded again.
 //! - [`collect`]: what nothing names any more leaves, in steps.
+//! - [`day`]: on which day something was used.
 //! - [`expiry`]: whole repositories that nobody uses leave, too.
 //! - [`lease`]: who works on what. Nothing right rests on it.
 //! - [`key`]: names of objects.
@@ -64,6 +65,7 @@ pub mod broken;
 pub mod bucket;
 pub mod change;
 pub mod collect;
+pub mod day;
 pub mod entry;
 pub mod expiry;
 pub mod files;

@@ -56,6 +56,7 @@ impl Head {
         let key = |name: &String| found[&**name].0.clone();
         let mut next = self.followed_by(write);
         next.shares = next.shares.saturating_add(1);
+        change.used.inspect(|day| next.note_used(*day));
         if change.generation != self.at() {
             next.expire(change.generation, change.after);
         }

@@ -13,8 +13,8 @@ use super::objects::{Condition, Found, ObjectError, Objects};
 use super::publish::Draw;
 use super::swap::{Swapped, swap};
 use crate::limits::{
-    REMOTE_TRIES_MAX, SMALL_OBJECT_BYTES_MAX, STORE_LOOK_AHEAD_HOURS_MAX, USED_NAME_BYTES_MAX,
-    USED_NAMES_BYTES_MAX, USED_NAMES_MAX,
+    REMOTE_TRIES_MAX, SMALL_OBJECT_BYTES_MAX, STORE_HEAD_COUNT_MAX, STORE_LOOK_AHEAD_HOURS_MAX,
+    USED_NAME_BYTES_MAX, USED_NAMES_BYTES_MAX, USED_NAMES_MAX,
 };
 
 /// Its key.
@@ -29,6 +29,12 @@ struct Used {
     /// When somebody is to look at all heads next, in hours since 1970.
     #[serde(default)]
     look_hour: u64,
+    /// On how many days somebody has looked at all heads,
+    #[serde(default)]
+    looks: u64,
+    /// and the last of them, in days since 1970.
+    #[serde(default)]
+    look_day: u64,
     /// Of the write that made it.
     #[serde(default)]
     write: RandomId,
@@ -48,7 +54,12 @@ pub struct Use {
 
 /// What was read of it.
 fn decode(found: &Found) -> Option<Used> {
-    serde_json::from_slice(&found.bytes).ok()
+    let mut said: Used = serde_json::from_slice(&found.bytes).ok()?;
+    if said.looks > STORE_HEAD_COUNT_MAX {
+        // Nobody gets there by counting.
+        said.looks = 0;
+    }
+    Some(said)
 }
 
 /// Both together: of each name the last use, and no more than anybody reads. Hours that are still to come are taken for
@@ -130,9 +141,40 @@ pub async fn note_next_look(
     change(objects, |said| said.look_hour = hour, random).await
 }
 
+/// On how many days somebody has looked at all heads.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn looks(objects: &impl Objects) -> Result<u64, ObjectError> {
+    let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
+    Ok(found.as_ref().and_then(decode).unwrap_or_default().looks)
+}
+
+/// Counts a day on which somebody looks at all heads, once, however long it is since the last one; the count by then, and whether this
+/// is the first look on it. Nothing if others write all the time.
+///
+/// # Errors
+/// Nobody knows.
+pub async fn count_look(
+    objects: &impl Objects,
+    date: u64,
+    random: &mut impl Draw,
+) -> Result<Option<(u64, bool)>, ObjectError> {
+    let mut counted = (0, false);
+    let count = |said: &mut Used| {
+        // Clocks differ; one that was far ahead stops no count.
+        let is_first = said.look_day < date || said.look_day > date.saturating_add(1);
+        if is_first {
+            (said.looks, said.look_day) = (said.looks.saturating_add(1), date);
+        }
+        counted = (said.looks, is_first);
+    };
+    Ok(change(objects, count, random).await?.then_some(counted))
+}
+
 async fn change(
     objects: &impl Objects,
-    say: impl Fn(&mut Used),
+    mut say: impl FnMut(&mut Used),
     random: &mut impl Draw,
 ) -> Result<bool, ObjectError> {
     for round in 0..REMOTE_TRIES_MAX {
@@ -215,6 +257,35 @@ mod tests {
             for (hour, is_due) in [(10, false), (33, false), (34, true)] {
                 assert_eq!(is_look_due(&store, hour).await.unwrap(), is_due, "{hour}");
             }
+        });
+    }
+
+    #[test]
+    fn a_day_of_looks_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::open(dir.path());
+        let mut random = SystemRandom;
+        run(async {
+            assert_eq!(looks(&store).await.unwrap(), 0);
+            // A gap counts as one, and what a clock was ahead counts for nothing.
+            for (date, counted) in [
+                (100, (1, true)),
+                (100, (1, false)),
+                (101, (2, true)),
+                (100, (2, false)),
+                (200, (3, true)),
+                (100, (4, true)),
+            ] {
+                let now = count_look(&store, date, &mut random).await.unwrap();
+                assert_eq!(now, Some(counted), "{date}");
+            }
+            assert!(told(&store, &[at("h/a", 1)], 1).await);
+            assert_eq!(looks(&store).await.unwrap(), 4);
+            let found = store.get(USED, SMALL_OBJECT_BYTES_MAX).await.unwrap();
+            let condition = Condition::Unchanged(found.unwrap().version);
+            let wrong = format!("{{\"looks\":{}}}", u64::MAX).into_bytes();
+            store.swap(USED, wrong, &condition).await.unwrap();
+            assert_eq!(looks(&store).await.unwrap(), 0);
         });
     }
 

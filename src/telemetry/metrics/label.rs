@@ -136,6 +136,8 @@ label! {
         Done = "done",
         /// The store had it.
         Known = "known",
+        /// What the store had has left since nobody used it, and nobody has since.
+        Unused = "unused",
         /// There is a newer one.
         Superseded = "superseded",
         /// It is tried again.
