@@ -274,12 +274,14 @@ impl Jobs {
                 broken.extend(lost.into_iter().cloned());
             }
             let random = &mut SystemRandom;
-            let told = mark_broken(&shared.objects, &place, &broken, random).await?;
+            let seen = shared.memories.of_place(&place).await?;
+            let at = (&place, seen.as_ref());
+            let told = mark_broken(&shared.objects, at, &broken, random).await?;
             Ok::<_, ShareError>(told)
         };
         match told.await {
             Ok(true) => {}
-            Ok(false) => tracing::debug!(repository = &*repo.name, "others write all the time"),
+            Ok(false) => tracing::debug!(repository = &*repo.name, "what is broken is not told"),
             Err(why) => {
                 let (repository, why) = (&*repo.name, causes(&why));
                 tracing::warn!(repository, "others are not told what is broken: {why}");

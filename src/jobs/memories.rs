@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use crate::limits::MEMORIES_KEPT;
 use crate::mirror::MirrorError;
 use crate::store::remote::change::Generation;
+use crate::store::remote::head::Head;
 use crate::store::remote::key::{Identity, Place, RandomId};
 use crate::store::remote::memory::{Memory, path_of};
 use crate::store::remote::objects::{ObjectError, Objects};
@@ -142,35 +143,51 @@ impl Memories {
         written
     }
 
-    /// A head as it was read, on top of all that is remembered.
+    /// What is remembered of a repository whose head was read, if it is of this store: what that has to come up to. `before` is
+    /// what was remembered when its reading began: of two that are read at once the earlier one may come last.
+    pub(super) async fn seen(
+        &self,
+        objects: &impl Objects,
+        (place, head): (&Place, &Head),
+        before: Option<Memory>,
+    ) -> Option<Memory> {
+        let seen = before.filter(|before| before.is_ahead_of(head))?;
+        // What does not say which store it is is taken for the same.
+        let store = self.look_which(objects).await.unwrap_or_default();
+        if !seen.is_elsewhere(store) {
+            return Some(seen);
+        }
+        say_restored(place, head, seen.sequence);
+        self.with(place, |known| {
+            if known.memory.is_elsewhere(store) {
+                known.memory.move_to(store);
+                known.is_new = true;
+            }
+        });
+        None
+    }
+
+    /// A head as it was read, on top of all that is remembered; `before` is as [`seen`](Memories::seen) says.
     pub(super) async fn above(
         &self,
         objects: &impl Objects,
         (place, base): (&Place, Base),
-    ) -> Result<Base, MirrorError> {
-        let memory = self.of_place(place).await?;
-        if let Some(memory) = &memory
-            && memory.is_ahead_of(&base.head)
-        {
-            // What does not say which store it is is taken for the same.
-            let store = self.look_which(objects).await.unwrap_or_default();
-            if memory.is_elsewhere(store) {
-                say_restored(place, &base, memory.sequence);
-                self.with(place, |known| {
-                    known.memory.move_to(store);
-                    known.is_new = true;
-                });
-            }
-        }
-        if memory.is_none() && !base.is_there() {
+        before: Option<Memory>,
+    ) -> Base {
+        let is_first = before.is_none() && !self.is_known(place);
+        let seen = self.seen(objects, (place, &base.head), before).await;
+        if is_first && !base.is_there() {
             // Anybody can ask for what there is not.
-            return Ok(base);
+            return base;
         }
-        Ok(self.with(place, |known| {
-            let above = base.clone().above(&known.memory);
+        self.with(place, |known| {
             known.is_new |= known.memory.note(&base.head);
-            above
-        }))
+            // It may have gone on since, which is no fault of the head.
+            match seen {
+                Some(_) => base.clone().above(&known.memory),
+                None => base.clone(),
+            }
+        })
     }
 
     async fn look_which(&self, objects: &impl Objects) -> Result<RandomId, ObjectError> {
@@ -183,11 +200,12 @@ impl Memories {
 
     /// Writes what is new. Of repositories that are not there nothing is kept in memory, unless something is owed.
     pub(super) async fn keep(&self, objects: &impl Objects, is_there: impl Fn(&str) -> bool) {
-        for dir in self.unwritten() {
-            if self.store.get().is_none() {
-                // It is asked once: what does not say which store it is does not matter.
-                let _ = self.look_which(objects).await;
-            }
+        let unwritten = self.unwritten();
+        if self.has_unplaced(&unwritten) {
+            // It may have become another one since it was asked the last time. One that does not say which it is does not matter.
+            let _ = self.look_which(objects).await;
+        }
+        for dir in unwritten {
             let _alone = self.alone.lock().await;
             if let Err(why) = self.write(&dir).await {
                 tracing::warn!("what was seen in the store is not remembered: {why}");
@@ -209,6 +227,13 @@ impl Memories {
             known.is_new || !is_placed && store != RandomId::default()
         });
         new.map(|(dir, _)| dir.clone()).collect()
+    }
+
+    /// Whether of one of these it is not known in which store that was seen.
+    fn has_unplaced(&self, dirs: &[String]) -> bool {
+        let known = self.known.borrow();
+        let mut memories = dirs.iter().filter_map(|dir| known.get(dir));
+        memories.any(|known| known.memory.store == RandomId::default())
     }
 
     /// Finds what an earlier process has left to be done.
@@ -268,11 +293,11 @@ impl Memories {
 }
 
 /// Says once what has become of a store.
-pub(super) fn say_restored(place: &Place, read: &Base, seen: u64) {
+pub(super) fn say_restored(place: &Place, read: &Head, seen: u64) {
     let (host, path) = (&place.identity.host, &place.identity.path);
     tracing::warn!(
         repository = format!("{host}/{path}"),
-        found = read.head.sequence,
+        found = read.sequence,
         seen,
         "the store was emptied or restored: what was shared is looked for again"
     );

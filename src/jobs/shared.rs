@@ -243,10 +243,11 @@ impl Shared {
             .get(name)
             .and_then(|seen| seen.last.clone());
         let before = before.as_deref();
-        let read = Base::read_unless(&self.objects, place, before).await?;
         let memories = &self.memories;
-        let base = memories.above(&self.objects, (place, read.clone()));
-        let base = base.await?;
+        let remembered = memories.of_place(place).await?;
+        let read = Base::read_unless(&self.objects, place, before).await?;
+        let base = memories.above(&self.objects, (place, read.clone()), remembered);
+        let base = base.await;
         let mut all = self.seen.borrow_mut();
         if !base.is_there() && !base.is_below() && !all.contains_key(name) {
             // Anybody can ask for what there is not.
@@ -254,7 +255,7 @@ impl Shared {
         }
         let seen = all.entry(name.clone()).or_default();
         if base.is_below() && !seen.is_said {
-            say_restored(place, &read, base.head.sequence);
+            say_restored(place, &read.head, base.head.sequence);
         }
         seen.is_said = base.is_below();
         if before.is_none_or(|before| !before.is_as(&read)) {

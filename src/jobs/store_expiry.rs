@@ -19,6 +19,7 @@ use crate::store::remote::expiry::{Fate, change_head, head_in};
 use crate::store::remote::head::{Condemned, Head};
 use crate::store::remote::key::{Place, RandomId};
 use crate::store::remote::lease::Watch;
+use crate::store::remote::memory::Memory;
 use crate::store::remote::publish::{Draw, SystemRandom};
 use crate::store::remote::used;
 
@@ -62,6 +63,13 @@ impl Totals {
             self.least.pop();
         }
     }
+}
+
+/// A head that was found, and what it does not come up to, if there is such: then it is left as it is.
+struct Found {
+    place: Place,
+    head: Head,
+    seen: Option<Memory>,
 }
 
 /// The lease, for as long as it is this server's.
@@ -213,9 +221,10 @@ impl Jobs {
         dir: &str,
         seen: &mut Totals,
     ) -> Result<(), ShareError> {
-        let Some((place, head)) = head_in(&shared.objects, dir).await? else {
+        let Some(found) = self.found_in(shared, dir).await? else {
             return Ok(());
         };
+        let (place, head) = (&found.place, &found.head);
         seen.repositories += 1;
         let (day, expiry_ms) = (seen.day, self.store_expiry_ms());
         match head.fate(expiry_ms, day) {
@@ -225,33 +234,49 @@ impl Jobs {
                     (head.fate(expiry_ms, day) == Fate::NoteToday)
                         .then(|| head.noted_on(day, write))
                 };
-                change_head(&shared.objects, &place, &mut SystemRandom, note).await?;
+                let at = (place, found.seen.as_ref());
+                change_head(&shared.objects, at, &mut SystemRandom, note).await?;
             }
             Fate::Empty => {
                 let is_due = |head: &Head| head.fate(expiry_ms, day) == Fate::Empty;
                 let why = "nobody has used it for long";
-                self.empty(shared, &place, (seen, why, is_due)).await?;
+                self.empty(shared, &found, (seen, why, is_due)).await?;
                 return Ok(());
             }
         }
-        self.sweep_idle(shared, &place, &head).await?;
+        self.sweep_idle(shared, &found).await?;
         seen.is_on_its_way |= head.is_empty() && !head.condemned.is_empty();
         if !head.is_empty() {
-            seen.note(dir, &head);
+            seen.note(dir, head);
         }
         Ok(())
+    }
+
+    /// Reads a head, and what was seen of it.
+    async fn found_in(&self, shared: &Shared, dir: &str) -> Result<Option<Found>, ShareError> {
+        let Some((place, head)) = head_in(&shared.objects, dir).await? else {
+            return Ok(None);
+        };
+        let (objects, memories) = (&shared.objects, &shared.memories);
+        let remembered = memories.of_place(&place).await?;
+        let seen = memories.seen(objects, (&place, &head), remembered).await;
+        Ok(Some(Found { place, head, seen }))
     }
 
     /// Condemns all that a head names, if it is due still.
     async fn empty(
         &self,
         shared: &Shared,
-        place: &Place,
+        found: &Found,
         (seen, why, is_due): (&mut Totals, &str, impl Fn(&Head) -> bool),
     ) -> Result<(), ShareError> {
         let now_unix_ms = unix_ms();
         let next = |head: &Head, write| is_due(head).then(|| head.emptied((write, now_unix_ms)));
-        if change_head(&shared.objects, place, &mut SystemRandom, next).await? {
+        let Found {
+            place, seen: had, ..
+        } = found;
+        let at = (place, had.as_ref());
+        if change_head(&shared.objects, at, &mut SystemRandom, next).await? {
             seen.emptied += 1;
             seen.is_on_its_way = true;
             let repository = format!("{}/{}", place.identity.host, place.identity.path);
@@ -261,12 +286,8 @@ impl Jobs {
     }
 
     /// Of a repository that nobody uses nobody removes what was condemned.
-    async fn sweep_idle(
-        &self,
-        shared: &Shared,
-        place: &Place,
-        head: &Head,
-    ) -> Result<(), ShareError> {
+    async fn sweep_idle(&self, shared: &Shared, found: &Found) -> Result<(), ShareError> {
+        let Found { place, head, seen } = found;
         let now_unix_ms = unix_ms();
         let kept_ms = self.kept().as_millis() as u64;
         let is_due =
@@ -275,7 +296,7 @@ impl Jobs {
         let is_left = head.is_empty() && !head.removed.is_empty();
         if head.condemned.iter().any(is_due) || is_left {
             let stamp = (&mut SystemRandom, now_unix_ms);
-            sweep(&shared.objects, place, is_due, stamp).await?;
+            sweep(&shared.objects, (place, seen.as_ref()), is_due, stamp).await?;
         }
         Ok(())
     }
@@ -302,13 +323,13 @@ impl Jobs {
             if one.idle_days.0 <= 1 || !held.keep().await? {
                 break;
             }
-            let Some((place, _)) = head_in(&shared.objects, &one.dir).await? else {
+            let Some(found) = self.found_in(shared, &one.dir).await? else {
                 continue;
             };
             let is_due = |head: &Head| head.idle_days(day) == one.idle_days.0 && !head.is_empty();
             let before = seen.emptied;
             let why = "there is more than --store-limit, and it was used least lately";
-            self.empty(shared, &place, (seen, why, is_due)).await?;
+            self.empty(shared, &found, (seen, why, is_due)).await?;
             if seen.emptied > before {
                 seen.named_bytes = seen.named_bytes.saturating_sub(one.bytes);
             }

@@ -265,7 +265,16 @@ impl Jobs {
         let is_due =
             |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
         let stamp = (&mut SystemRandom, now_unix_ms);
-        let swept = sweep(&shared.objects, place, is_due, stamp).await?;
+        let memories = &shared.memories;
+        let remembered = memories.of_place(place).await?;
+        let base = Base::read(&shared.objects, place).await?;
+        let base = memories.above(&shared.objects, (place, base), remembered);
+        if base.await.is_below() {
+            return Ok(());
+        }
+        let seen = memories.of_place(place).await?;
+        let at = (place, seen.as_ref());
+        let swept = sweep(&shared.objects, at, is_due, stamp).await?;
         if let Swept::Clean | Swept::Done { condemned: 0, .. } = swept {
             let head = Base::read(&shared.objects, place).await?.head;
             if head.condemned.is_empty() {
@@ -298,8 +307,10 @@ impl Jobs {
             return Ok(());
         }
         let stamp = (&mut SystemRandom, now_unix_ms);
+        let seen = shared.memories.of_place(place).await?;
+        let at = (place, seen.as_ref());
         if let Swept::Done { condemned, removed } =
-            sweep(&shared.objects, place, is_due, stamp).await?
+            sweep(&shared.objects, at, is_due, stamp).await?
         {
             let repository = &*repo.name;
             tracing::debug!(repository, condemned, removed, "swept in the store");

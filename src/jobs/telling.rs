@@ -218,11 +218,11 @@ impl Jobs {
     }
 
     async fn tell_without_mirror(&self, shared: &Shared, place: &Place) -> Result<(), ShareError> {
+        let memories = &shared.memories;
+        let remembered = memories.of_place(place).await?;
         let base = Base::read(&shared.objects, place).await?;
-        let base = shared
-            .memories
-            .above(&shared.objects, (place, base))
-            .await?;
+        let base = memories.above(&shared.objects, (place, base), remembered);
+        let base = base.await;
         let Some(memory) = shared.memories.of_place(place).await? else {
             return Ok(());
         };

@@ -640,7 +640,9 @@ impl Server {
             Variant::ListsBeforeHead => self.collect_listed(&place, is_due).await,
             _ => {
                 let stamp = (&mut self.numbers, now_ms);
-                sweep(&self.objects, &place, is_due, stamp).await.map(drop)
+                let memory = self.remembered.borrow().memory.clone();
+                let at = (&place, Some(&memory));
+                sweep(&self.objects, at, is_due, stamp).await.map(drop)
             }
         };
     }
@@ -855,7 +857,7 @@ impl World {
             },
             10 => self.cloud.borrow_mut().leave_or_come(),
             // Who believes too much where there is nobody to ask is seen sooner.
-            11 | 12 if self.variant == Variant::JudgesByKind => {
+            11..=16 if self.variant == Variant::JudgesByKind => {
                 self.cloud.borrow_mut().leave_or_come();
             }
             8 => self.paused[who] = step + self.below(STEPS / 2),
@@ -938,7 +940,12 @@ impl World {
             count: 0,
         };
         let is_due = |condemned: &Condemned| condemned.since_unix_ms + REMOTE_KEPT_MS <= now_ms;
-        let mut swept = Box::pin(sweep(&objects, &place, is_due, (&mut numbers, now_ms)));
+        let mut swept = Box::pin(sweep(
+            &objects,
+            (&place, None),
+            is_due,
+            (&mut numbers, now_ms),
+        ));
         let mut context = Context::from_waker(Waker::noop());
         let swept = loop {
             if let std::task::Poll::Ready(swept) = swept.as_mut().poll(&mut context) {

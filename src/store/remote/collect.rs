@@ -8,6 +8,7 @@ use std::task::Poll;
 use super::head::Condemned;
 use super::key::{PartKey, Place};
 use super::listing::Listing;
+use super::memory::Memory;
 use super::objects::{ObjectError, Objects};
 use super::publish::{Base, Draw, RemoteError};
 use super::swap::Swapped;
@@ -25,7 +26,7 @@ pub enum Swept {
         /// Those that are gone.
         removed: usize,
     },
-    /// Somebody else has written meanwhile: the next sweep does it.
+    /// Somebody else has written meanwhile, or what is there does not come up to what was seen: the next sweep does it.
     Lost,
 }
 
@@ -38,11 +39,13 @@ pub enum Swept {
 /// See [`RemoteError`]; the next sweep goes on.
 pub async fn sweep(
     objects: &impl Objects,
-    place: &Place,
+    (place, seen): (&Place, Option<&Memory>),
     is_due: impl Fn(&Condemned) -> bool,
     (random, now_unix_ms): (&mut impl Draw, u64),
 ) -> Result<Swept, RemoteError> {
-    let base = Base::read(objects, place).await?;
+    let Some(base) = Base::read(objects, place).await?.unless_below(seen) else {
+        return Ok(Swept::Lost);
+    };
     if !base.is_there() {
         return Ok(Swept::Clean);
     }

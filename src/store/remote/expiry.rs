@@ -21,6 +21,7 @@
 use super::day::Day;
 use super::head::Head;
 use super::key::{Identity, Place, RandomId};
+use super::memory::Memory;
 use super::objects::{ObjectError, Objects};
 use super::publish::{Base, Draw, RemoteError};
 use super::swap::Swapped;
@@ -149,22 +150,23 @@ pub async fn head_in(
 }
 
 /// Swaps the head of a repository for what `next` makes of it; whether that is done. Nothing is if that gives nothing, or
-/// somebody else has written meanwhile.
+/// somebody else has written meanwhile, or what is there does not come up to what was seen.
 ///
 /// # Errors
 /// See [`RemoteError`].
 pub async fn change_head(
     objects: &impl Objects,
-    place: &Place,
+    (place, seen): (&Place, Option<&Memory>),
     random: &mut impl Draw,
     next: impl FnOnce(&Head, RandomId) -> Option<Head>,
 ) -> Result<bool, RemoteError> {
-    let base = Base::read(objects, place).await?;
-    let next = match base.is_there() {
-        true => next(&base.head, random.draw()),
-        false => None,
+    let base = Base::read(objects, place).await?.unless_below(seen);
+    let Some(base) = base.filter(Base::is_there) else {
+        return Ok(false);
     };
-    let Some(next) = next else { return Ok(false) };
+    let Some(next) = next(&base.head, random.draw()) else {
+        return Ok(false);
+    };
     Ok(matches!(
         base.swap(objects, place, &next).await?,
         Swapped::Done
@@ -173,6 +175,7 @@ pub async fn change_head(
 
 #[cfg(test)]
 mod tests {
+    use super::super::broken::mark_broken;
     use super::super::collect::{Swept, sweep};
     use super::super::files::FileStore;
     use super::super::head::{Condemned, Stored};
@@ -279,7 +282,11 @@ mod tests {
                 .await
                 .unwrap();
             let empty = |head: &Head, write| Some(head.emptied((write, 5)));
-            assert!(change_head(&store, &place, random, empty).await.unwrap());
+            assert!(
+                change_head(&store, (&place, None), random, empty)
+                    .await
+                    .unwrap()
+            );
             let (_, now) = head_in(&store, place.dir()).await.unwrap().unwrap();
             assert!(now.is_empty() && now.snapshots.is_empty() && now.refs.is_none());
             assert_eq!((now.generation, now.used_day), (3, 5));
@@ -287,7 +294,24 @@ mod tests {
             // Whoever shares it meanwhile takes it back as it is.
             assert_eq!(now.condemned[0].bytes, Some(3));
             let due = |_: &Condemned| true;
-            let swept = sweep(&store, &place, due, (random, 6)).await.unwrap();
+            // Of one that was restored nobody removes anything who has seen a later one, and nobody says anything in it.
+            let mut seen = Memory::of(place.identity.clone());
+            assert!(seen.note(&now));
+            seen.sequence += 5;
+            let at = (&place, Some(&seen));
+            let swept = sweep(&store, at, due, (random, 6)).await.unwrap();
+            assert_eq!(swept, Swept::Lost);
+            let used = |head: &Head, write| Some(head.noted_on(on(9, 9), write));
+            assert!(!change_head(&store, at, random, used).await.unwrap());
+            let broken = [now.condemned[0].key.clone()].into();
+            assert!(!mark_broken(&store, at, &broken, random).await.unwrap());
+            let (_, same) = head_in(&store, place.dir()).await.unwrap().unwrap();
+            assert_eq!(same, now);
+            let part = place.part(&now.condemned[0].key);
+            assert!(store.get(&part, 9).await.unwrap().is_some());
+            let swept = sweep(&store, (&place, None), due, (random, 6))
+                .await
+                .unwrap();
             assert_eq!(
                 swept,
                 Swept::Done {

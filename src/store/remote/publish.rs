@@ -88,6 +88,14 @@ impl Base {
         self
     }
 
+    /// The same for who keeps order, if it comes up to what is remembered: into one that does not, nobody writes but who has
+    /// compared the upstream, so that nothing else carries it above what was seen.
+    #[must_use]
+    pub fn unless_below(self, seen: Option<&Memory>) -> Option<Base> {
+        let is_below = seen.is_some_and(|seen| seen.is_ahead_of(&self.head));
+        (!is_below).then_some(self)
+    }
+
     /// Whether it does not come up to what was seen before: the store was emptied or restored. Nothing is taken from it,
     /// and nothing dropped for it.
     #[must_use]
