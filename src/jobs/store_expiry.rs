@@ -63,6 +63,12 @@ impl Totals {
             self.least.pop();
         }
     }
+
+    /// What was noted of a repository is so much now: it may have left since, or been shared again.
+    fn recount(&mut self, noted_bytes: u64, now_bytes: u64) {
+        let others = self.named_bytes.saturating_sub(noted_bytes);
+        self.named_bytes = others.saturating_add(now_bytes);
+    }
 }
 
 /// A head that was found, and what it does not come up to, if there is such: then it is left as it is.
@@ -88,12 +94,14 @@ impl Held<'_> {
         Ok(self.watch.take(objects, LEASE, self.me, clock).await?)
     }
 
-    /// It is renewed by work done; whether it is still held.
+    /// It is renewed by work done; whether it was held all the time.
     async fn keep(&mut self) -> Result<bool, ShareError> {
-        match self.renewed.elapsed() < Duration::from_millis(LEASE_MS / 4) {
-            true => Ok(true),
-            false => self.take().await,
+        if self.renewed.elapsed() < Duration::from_millis(LEASE_MS / 4) {
+            return Ok(true);
         }
+        self.renewed = Instant::now();
+        let (random, objects) = (&mut SystemRandom, &self.shared.objects);
+        Ok(self.watch.keep(objects, LEASE, self.me, random).await?)
     }
 
     async fn give_back(&mut self) -> Result<(), ShareError> {
@@ -263,26 +271,27 @@ impl Jobs {
         Ok(Some(Found { place, head, seen }))
     }
 
-    /// Condemns all that a head names, if it is due still.
+    /// Condemns all that a head names, if it is due still; whether that is done.
     async fn empty(
         &self,
         shared: &Shared,
         found: &Found,
         (seen, why, is_due): (&mut Totals, &str, impl Fn(&Head) -> bool),
-    ) -> Result<(), ShareError> {
+    ) -> Result<bool, ShareError> {
         let now_unix_ms = unix_ms();
         let next = |head: &Head, write| is_due(head).then(|| head.emptied((write, now_unix_ms)));
         let Found {
             place, seen: had, ..
         } = found;
         let at = (place, had.as_ref());
-        if change_head(&shared.objects, at, &mut SystemRandom, next).await? {
+        let is_done = change_head(&shared.objects, at, &mut SystemRandom, next).await?;
+        if is_done {
             seen.emptied += 1;
             seen.is_on_its_way = true;
             let repository = format!("{}/{}", place.identity.host, place.identity.path);
             tracing::info!(repository, "leaves the store: {why}");
         }
-        Ok(())
+        Ok(is_done)
     }
 
     /// Of a repository that nobody uses nobody removes what was condemned.
@@ -324,14 +333,19 @@ impl Jobs {
                 break;
             }
             let Some(found) = self.found_in(shared, &one.dir).await? else {
+                seen.recount(one.bytes, 0);
                 continue;
             };
+            // Somebody else may look, too.
+            let bytes = found.head.named_bytes();
+            seen.recount(one.bytes, bytes);
+            if seen.named_bytes <= limit {
+                return Ok(());
+            }
             let is_due = |head: &Head| head.idle_days(day) == one.idle_days.0 && !head.is_empty();
-            let before = seen.emptied;
             let why = "there is more than --store-limit, and it was used least lately";
-            self.empty(shared, &found, (seen, why, is_due)).await?;
-            if seen.emptied > before {
-                seen.named_bytes = seen.named_bytes.saturating_sub(one.bytes);
+            if self.empty(shared, &found, (seen, why, is_due)).await? {
+                seen.recount(bytes, 0);
             }
         }
         if seen.named_bytes > limit {
@@ -345,5 +359,24 @@ impl Jobs {
         let store = self.config.store.as_ref();
         let expiry = store.map(|store| store.expiry.as_millis());
         u64::try_from(expiry.unwrap_or(u128::MAX)).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_left_meanwhile_is_counted_no_more() {
+        let mut totals = Totals {
+            named_bytes: 70,
+            ..Totals::default()
+        };
+        // Another one was faster; one was shared again.
+        totals.recount(30, 0);
+        totals.recount(10, 15);
+        assert_eq!(totals.named_bytes, 45);
+        totals.recount(50, 1);
+        assert_eq!(totals.named_bytes, 1);
     }
 }

@@ -67,6 +67,26 @@ impl Watch {
         write(objects, key, (Some(me), found, lease), random).await
     }
 
+    /// Renews it, if this server has it still. One that somebody else has had since is lost, also if it is free again: what was
+    /// seen under it may be so no more.
+    ///
+    /// # Errors
+    /// Nobody knows who has it.
+    pub async fn keep(
+        &mut self,
+        objects: &impl Objects,
+        key: &str,
+        me: RandomId,
+        random: &mut impl Draw,
+    ) -> Result<bool, ObjectError> {
+        let found = objects.get(key, SMALL_OBJECT_BYTES_MAX).await?;
+        let lease = found.as_ref().and_then(decode);
+        if lease.as_ref().and_then(|lease| lease.holder) != Some(me) {
+            return Ok(false);
+        }
+        write(objects, key, (Some(me), found, lease), random).await
+    }
+
     /// Gives it back, if this server has it.
     ///
     /// # Errors
@@ -112,4 +132,37 @@ async fn write(
     let key = (key, SMALL_OBJECT_BYTES_MAX);
     let swapped = swap(objects, key, &bytes, &condition, is_own).await?;
     Ok(matches!(swapped, Swapped::Done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::files::FileStore;
+    use super::super::publish::SystemRandom;
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_has_had_is_lost_also_if_it_is_free_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::open(dir.path());
+        let (one, other) = (RandomId(1), RandomId(2));
+        let (mut first, mut second) = (Watch::default(), Watch::default());
+        let random = &mut SystemRandom;
+        let key = "v1/lease.json";
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().unwrap().block_on(async {
+            assert!(!first.keep(&store, key, one, random).await.unwrap());
+            let taken = first.take(&store, key, one, (random, || 0)).await;
+            assert!(taken.unwrap());
+            assert!(first.keep(&store, key, one, random).await.unwrap());
+            for (now_ms, is_taken) in [(0, false), (LEASE_MS, true)] {
+                let taken = second.take(&store, key, other, (random, || now_ms)).await;
+                assert_eq!(taken.unwrap(), is_taken);
+            }
+            assert!(!first.keep(&store, key, one, random).await.unwrap());
+            second.give_back(&store, key, other, random).await.unwrap();
+            assert!(!first.keep(&store, key, one, random).await.unwrap());
+            let taken = first.take(&store, key, one, (random, || 0)).await;
+            assert!(taken.unwrap());
+        });
+    }
 }
