@@ -301,7 +301,11 @@ impl State {
         let lacks = |(name, value)| head.headers.get(name).is_none_or(|it| it != value);
         let allowed = self.allowed.lock().unwrap().clone();
         let is_allowed = |allowed: Vec<String>| allowed.iter().any(|it| it == action(head));
-        let is_denied = self.note(&format!("{} {uploads}", head.method));
+        let has = |name: &&&str| head.headers.contains_key(**name);
+        let condition = ["if-match", "if-none-match"].iter().find(has);
+        let condition = condition.filter(|_| head.method == "PUT");
+        let condition = condition.map_or(String::new(), |name| format!(" {name}"));
+        let is_denied = self.note(&format!("{} {uploads}{condition}", head.method));
         is_denied || needed.is_some_and(lacks) || !allowed.is_none_or(is_allowed)
     }
 }

@@ -67,6 +67,10 @@ fn one_server_writes_to_a_store_that_refuses_nothing() {
     hit(&writer, "small");
     wait_shared(&writer, 1);
     let newest = push_and_share(&lab, &writer);
+    // One that looks at conditions would refuse what another writer overwrites.
+    let (heads, conditions) = (["PUT", "head.json"], ["PUT", "head.json", "if-"]);
+    assert!(bucket.asked(&heads) >= 2);
+    assert_eq!(bucket.asked(&heads), bucket.asked(&conditions));
     lab.hide("small");
     let reader = on_bucket(&lab, &bucket, "reader", &["--store-readonly"]).start();
     let taken = reader.get(&lab::target("small")).expect(200);

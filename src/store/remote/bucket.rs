@@ -16,7 +16,7 @@ use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
     ClientConfigKey, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig, UpdateVersion,
+    PutResult, RetryConfig, UpdateVersion,
 };
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
@@ -44,7 +44,7 @@ pub struct Bucket {
     pub(super) asks: Asks,
     /// Hears of each piece that is uploaded.
     hears: Option<Hears>,
-    /// Held by each write under a condition, where the store looks at none and nobody else writes.
+    /// Held by each write under a condition, where the store may look at none and nobody else writes.
     alone: Option<Arc<tokio::sync::Mutex<()>>>,
     /// Whether uploads end now.
     ends: Arc<watch::Sender<bool>>,
@@ -114,7 +114,8 @@ impl Bucket {
         })
     }
 
-    /// The same of which nobody else writes: what a write's condition is, is looked at here.
+    /// The same of which nobody else writes: what a write's condition is, is looked at here. It is sent all the same: a store
+    /// that looks at it refuses what another one would overwrite that writes there against the rule, or arrives late.
     #[must_use]
     pub fn alone(self) -> Bucket {
         Bucket {
@@ -128,22 +129,30 @@ impl Bucket {
         self.alone.is_some()
     }
 
-    /// How a write under a condition is put, unless that does not hold.
-    async fn mode(&self, key: &str, condition: &Condition) -> Result<PutMode, ObjectError> {
-        if self.alone.is_some() {
-            let found = self.get(key, STORE_HEAD_BYTES_MAX).await?;
-            return match condition.holds_of(found.as_ref()) {
-                true => Ok(PutMode::Overwrite),
-                false => Err(refused("write", key)),
-            };
-        }
-        Ok(match condition {
+    /// Puts an object under a condition; without, where nobody else writes and the store has none.
+    async fn put_under(
+        &self,
+        key: &str,
+        bytes: PutPayload,
+        condition: &Condition,
+    ) -> object_store::Result<PutResult> {
+        let mode = match condition {
             Condition::Absent => PutMode::Create,
             Condition::Unchanged(Version(tag)) => PutMode::Update(UpdateVersion {
                 e_tag: Some(tag.clone()),
                 version: None,
             }),
-        })
+        };
+        let put = async |mode| {
+            let (path, options) = (self.path(key), PutOptions::from(mode));
+            self.client.put_opts(&path, bytes.clone(), options).await
+        };
+        match put(mode).await {
+            Err(why) if self.is_alone() && is_not_implemented(&why) => {
+                put(PutMode::Overwrite).await
+            }
+            put => put,
+        }
     }
 
     /// Has somebody hear of each piece of what is uploaded.
@@ -305,6 +314,15 @@ fn is_denied(why: &object_store::Error) -> bool {
     matches!(why, PermissionDenied { .. } | Unauthenticated { .. })
 }
 
+/// Whether a store says that it has no such thing, which is all that the library has of that: 501, and its code.
+fn is_not_implemented(why: &object_store::Error) -> bool {
+    let why: &(dyn Error + 'static) = why;
+    std::iter::successors(Some(why), |why| (*why).source()).any(|why| {
+        let text = why.to_string();
+        text.contains("501 Not Implemented") || text.contains("<Code>NotImplemented</Code>")
+    })
+}
+
 fn refused(op: &'static str, key: &str) -> ObjectError {
     ObjectError::Refused {
         op,
@@ -347,11 +365,13 @@ impl Objects for Bucket {
             Some(alone) => Some(alone.lock().await),
             None => None,
         };
-        let mode = self.mode(key, condition).await?;
-        let options = PutOptions::from(mode);
-        let path = self.path(key);
-        let put = self.client.put_opts(&path, bytes.into(), options);
-        match put.await {
+        if self.is_alone() {
+            let found = self.get(key, STORE_HEAD_BYTES_MAX).await?;
+            if !condition.holds_of(found.as_ref()) {
+                return Err(refused(op, key));
+            }
+        }
+        match self.put_under(key, bytes.into(), condition).await {
             Ok(put) => match put.e_tag {
                 Some(tag) => Ok(Version(tag)),
                 None => Err(failed(op, key, "the store gives no ETag")),
