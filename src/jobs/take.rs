@@ -29,7 +29,10 @@ impl Jobs {
             self.publish(&repo, archive, epoch).await;
             // What another server has seen says nothing of what there is now.
             self.plan(&repo, None);
-            spawn_local(self.clone().look_soon(repo));
+            // What nobody has asked for waits for its turn: a server that starts with much takes no mirrors.
+            if is_asked_for || repo.asked.is_in_use() {
+                spawn_local(self.clone().look_soon(repo));
+            }
         }
         None
     }

@@ -47,9 +47,29 @@ struct Plan {
 
 impl Plan {
     /// Takes room for so many bytes, if there is as much.
-    fn takes(&self, bytes: u64) -> bool {
-        let left = self.room_bytes.get().checked_sub(bytes);
-        left.inspect(|left| self.room_bytes.set(*left)).is_some()
+    fn take(&self, bytes: u64) -> Option<Room<'_>> {
+        let left = self.room_bytes.get().checked_sub(bytes)?;
+        self.room_bytes.set(left);
+        Some(Room { plan: self, bytes })
+    }
+}
+
+/// Room for a repository, which is given back unless that is there in the end.
+struct Room<'p> {
+    plan: &'p Plan,
+    bytes: u64,
+}
+
+impl Room<'_> {
+    fn keep(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let left = &self.plan.room_bytes;
+        left.set(left.get().saturating_add(self.bytes));
     }
 }
 
@@ -168,21 +188,25 @@ impl Jobs {
         repo: &Arc<Repo>,
         plan: &Plan,
     ) -> Result<(), ShareError> {
-        let head = shared.base(&repo.name, &place_of(repo)).await?.head;
+        let base = shared.base(&repo.name, &place_of(repo)).await?;
+        if base.is_below() {
+            return Ok(());
+        }
+        let head = base.head;
         let current = head.current(&shared.about(&Want::default()));
         let Some(snapshot) = current.filter(|it| head.is_valid(it)) else {
             return Ok(());
         };
         let parts = snapshot.parts.iter().filter_map(|key| head.stored(key));
         let bytes = parts.map(|part| part.bytes).fold(0, u64::saturating_add);
-        if !plan.takes(bytes) {
+        let Some(room) = plan.take(bytes) else {
             tracing::debug!(
                 repository = &*repo.name,
                 bytes,
                 "not taken: more than may be"
             );
             return Ok(());
-        }
+        };
         let Found::Vacant(permit) = repo.find(None) else {
             // Somebody has asked for it.
             return Ok(());
@@ -196,11 +220,33 @@ impl Jobs {
             }
             Some(_) => {}
             None if repo.has_snapshot() => {
+                room.keep();
                 plan.taken.set(plan.taken.get() + 1);
                 plan.taken_bytes.set(plan.taken_bytes.get() + bytes);
             }
             None => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_back_where_nothing_came_of_it() {
+        let plan = Plan {
+            waiting: RefCell::default(),
+            room_bytes: Cell::new(10),
+            taken: Cell::default(),
+            taken_bytes: Cell::default(),
+            ends: Instant::now(),
+        };
+        let room = plan.take(7).expect("there is as much");
+        assert!(plan.take(7).is_none());
+        drop(room);
+        plan.take(7).expect("it was given back").keep();
+        assert_eq!(plan.room_bytes.get(), 3);
     }
 }
