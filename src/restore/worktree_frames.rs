@@ -1,6 +1,11 @@
 //! The worktree out of frames, where it is left open what it is made of: only if that is sooner than to make it from the
 //! packs, which come meanwhile. Once that is no longer so, because less comes than did, the rest of it is left off: files that
 //! are whole by then stay.
+//!
+//! It does not turn the other way round, from packs to frames. Files are made as their blobs come, so what is not made yet lies
+//! in all frames, and which of them has what is known only once it is decoded: all would have to come, and be gone through. By
+//! the rates of [`choice`] that is sooner only before a third of the files is made, on a link that by then has become as fast
+//! as all frames need; what there is to gain is a part of that third.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};

@@ -167,7 +167,7 @@ fn watched<T>(parent: &Path, does: impl FnOnce() -> T) -> (BTreeMap<PathBuf, (u6
 fn frames_are_left_off_once_their_link_is_slow() {
     let (lab, server, clone) = alike();
     let all = archive_bytes(&server);
-    let after = 3 * FILE_BYTES as u64;
+    let after = 6 * FILE_BYTES as u64;
     let all_s = (all - after) / SLOW_BYTES_S;
     for round in 0..20 {
         let link = paced(server.address(), move |sent| {
