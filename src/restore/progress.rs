@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::fitted::{columns, fitted};
 use super::said::Said;
 use super::summary::{CheckedOut, Failure, Phases, SOURCE_SNAPSHOT, Summary, size};
-use super::waited::Waited;
+use super::waited::{self, Waited};
 use crate::io::say::line;
 
 /// How often the line on a terminal is drawn.
@@ -116,7 +116,6 @@ fn micros(time: Duration) -> u64 {
 impl Progress {
     /// The server was asked for the archive, and may take so long to answer.
     pub(super) fn asked(&self, limit: Duration) {
-        // It is reached.
         self.waits_lock()
             .take_if(|waited| matches!(waited, Waited::Unreached { .. }));
         self.limit_s.store(limit.as_secs().max(1), Relaxed);
@@ -244,8 +243,7 @@ impl Progress {
 
     /// It cannot be reached.
     pub(super) fn is_not_reached(&self, why: &std::io::Error) {
-        let why = why.to_string();
-        *self.waits_lock() = Some(Waited::Unreached { why });
+        *self.waits_lock() = Some(Waited::unreached(why));
     }
 
     /// How often it has said so.
@@ -393,32 +391,14 @@ impl Progress {
 
     /// What is waited for while nothing comes.
     fn wait_line(&self, in_short: bool) -> String {
-        let waited_s = self.start.elapsed().as_secs();
-        let limit_s = self.limit_s.load(Relaxed);
-        let said = self.waits_lock();
-        match &*said {
-            Some(said @ Waited::Unreached { .. }) => {
-                return format!("{}, {waited_s} s", said.text(in_short));
-            }
-            None if limit_s == 0 => return format!("connecting to the server, {waited_s} s"),
-            _ => {}
-        }
-        let what = match (self.has_answer(), self.signs.load(Relaxed)) {
-            (false, _) => "waiting for the server's first byte",
-            (true, 0) => "the server has answered; waiting for the archive's first byte",
-            (true, _) => "the server says that it is at work; waiting for the archive's first byte",
+        let times_s = (self.start.elapsed().as_secs(), self.limit_s.load(Relaxed));
+        let what = match (times_s.1, self.has_answer(), self.signs.load(Relaxed)) {
+            (0, _, _) => "connecting to the server",
+            (_, false, _) => "waiting for the server's first byte",
+            (_, true, 0) => "the server has answered; waiting for the archive's first byte",
+            _ => "the server says that it is at work; waiting for the archive's first byte",
         };
-        let what = said
-            .as_ref()
-            .map_or(what.into(), |said| said.text(in_short));
-        let limit_s = match &*said {
-            Some(Waited::Busy { limit_s: busy, .. }) => limit_s.min(*busy),
-            _ => limit_s,
-        };
-        match in_short {
-            true => format!("{what}, {waited_s} s, at most {limit_s}"),
-            false => format!("{what}, {waited_s} s of at most {limit_s}"),
-        }
+        waited::line_of((self.waits_lock().as_ref(), what), times_s, in_short)
     }
 
     /// How far it is, in a line; in a short one if it is to be so.

@@ -65,15 +65,8 @@ enum For<'f> {
 struct Parents(Vec<PathBuf>);
 
 impl Parents {
-    /// Makes `parent`, and what is above it.
-    fn make(parent: &Path) -> io::Result<Parents> {
-        let mut parents = Parents(Vec::new());
-        parents.with(parent, |_| Ok(()))?;
-        Ok(parents)
-    }
-
-    /// Does something in `parent`, which is made for that; again where another restore takes away meanwhile what it has made
-    /// of that for itself.
+    /// Does something in `parent`, which is made for that, with what is above it; again where another restore takes away
+    /// meanwhile what it has made of that for itself.
     fn with<T>(&mut self, parent: &Path, does: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
         let is_missing = |path: &&Path| fs::symlink_metadata(path).is_err();
         let is_gone = |e: &io::Error| {
@@ -82,14 +75,13 @@ impl Parents {
                 io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
             )
         };
-        let mut tries = 0;
+        let mut again = 1..STAGING_TRIES_MAX;
         loop {
-            tries += 1;
             let missing = parent.ancestors().take_while(is_missing);
             // Also of what could not be made to its end nothing stays.
             self.0.splice(0..0, missing.map(Path::to_owned));
             match fs::create_dir_all(parent).and_then(|()| does(parent)) {
-                Err(e) if is_gone(&e) && tries < STAGING_TRIES_MAX => {}
+                Err(e) if is_gone(&e) && again.next().is_some() => {}
                 done => return done,
             }
         }
@@ -152,7 +144,9 @@ impl Staging {
         };
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
-        let mut parents = Parents::make(parent).map_err(not_made("create", parent, &target))?;
+        let mut parents = Parents(Vec::new());
+        let made = parents.with(parent, |_| Ok(()));
+        made.map_err(not_made("create", parent, &target))?;
         sweep(parent);
         let (mut merges, mut is_empty) = (false, true);
         match fs::symlink_metadata(&target) {
@@ -573,8 +567,12 @@ mod tests {
     fn who_fails_takes_nothing_away_from_others() {
         let above = tempfile::tempdir().unwrap();
         let parent = above.path().join("a/b/c");
-        let other = std::cell::Cell::new(Some(Parents::make(&parent).unwrap()));
-        let mut parents = Parents::make(&parent).unwrap();
+        let make = || {
+            let mut parents = Parents(Vec::new());
+            parents.with(&parent, |_| Ok(())).map(|()| parents).unwrap()
+        };
+        let other = std::cell::Cell::new(Some(make()));
+        let mut parents = make();
         let made = parents.with(&parent, |parent| {
             drop(other.take());
             new_directory(parent)
@@ -587,7 +585,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..300 {
-                        let mut parents = Parents::make(&parent).unwrap();
+                        let mut parents = make();
                         let (directory, _lock) = parents.with(&parent, new_directory).unwrap();
                         drop(directory);
                     }

@@ -14,7 +14,7 @@ use super::objects::Objects;
 use super::path;
 use super::quota::Quota;
 use super::stop::Stop;
-use super::write::stopped;
+use super::write::{Written, stopped};
 use crate::limits::{
     DISK_BLOCK_BYTES, EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX,
     TRACKED_INDEX_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, WORK_PIECE_BYTES,
@@ -33,6 +33,14 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
+    /// What writers have made.
+    pub(super) fn of(written: &Written) -> Unpacked {
+        Unpacked {
+            files: written.files(),
+            directories: written.directories(),
+        }
+    }
+
     /// Refuses more or less than a commit has: `all`. An empty tree need not have a directory.
     pub(super) fn check(self, all: Unpacked) -> Result<(), RestoreError> {
         match self.files == all.files && self.directories <= all.directories {

@@ -16,6 +16,11 @@ pub(super) enum Waited {
 }
 
 impl Waited {
+    pub(super) fn unreached(why: &std::io::Error) -> Waited {
+        let why = why.to_string();
+        Waited::Unreached { why }
+    }
+
     /// In a few words, if that is asked for and they are known.
     pub(super) fn text(&self, in_short: bool) -> String {
         let (words, received_bytes) = match self {
@@ -44,5 +49,24 @@ impl Waited {
             0 => what,
             bytes => format!("{what}: {} so far", size(bytes)),
         }
+    }
+}
+
+/// What it is, or else `what`, for how long that has been so, and how long it may be: zero where nobody says so.
+pub(super) fn line_of(
+    (said, what): (Option<&Waited>, &str),
+    (waited_s, limit_s): (u64, u64),
+    in_short: bool,
+) -> String {
+    let limit_s = match said {
+        Some(Waited::Busy { limit_s: busy, .. }) => limit_s.min(*busy),
+        Some(Waited::Unreached { .. }) => 0,
+        _ => limit_s,
+    };
+    let what = said.map_or(what.into(), |said| said.text(in_short));
+    match (limit_s, in_short) {
+        (0, _) => format!("{what}, {waited_s} s"),
+        (_, true) => format!("{what}, {waited_s} s, at most {limit_s}"),
+        (_, false) => format!("{what}, {waited_s} s of at most {limit_s}"),
     }
 }

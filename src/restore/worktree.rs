@@ -203,11 +203,7 @@ impl Shared<'_, '_> {
         };
         if let Some(begun) = self.making.begun {
             // All that the commit has was found or made.
-            let there = Unpacked {
-                files: self.written.files(),
-                directories: self.written.directories(),
-            };
-            there.check(all)?;
+            Unpacked::of(self.written).check(all)?;
             (0..begun.there.directories).try_for_each(|_| quota.take_entry(0))?;
         }
         Ok(index)

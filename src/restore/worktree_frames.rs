@@ -89,12 +89,8 @@ pub(super) fn unpack_frames(
             source.link.progress.takes_back(left.unwrap_or_default());
             // What is found is counted again.
             site.quota.give_back_to(taken);
-            let there = Unpacked {
-                files: written.files(),
-                directories: written.directories(),
-            };
             making.begun = Some(Begun {
-                there,
+                there: Unpacked::of(&written),
                 is_sound: !written.is_unsummed(),
             });
             Ok(None)

@@ -16,68 +16,27 @@
 //! left before anything is allocated. There is one encoding of each value, and reading accepts
 //! only that one: `encode(decode(b)) == b`.
 
-use std::borrow::Cow;
-
 use sha2::{Digest, Sha256};
 
-use super::{Fields, InvalidMeta, Meta};
-use crate::extent::{Extent, Layout, LayoutError};
+use super::{Fields, Meta};
+use crate::extent::{Extent, Layout};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
-use crate::manifest::parts::Unsound;
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
+use input::Input;
+
+pub use input::{MetaError, VERSION};
+
+mod input;
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
-/// The format version that is written, and the only one that is read.
-pub const VERSION: u32 = 6;
 const DIGEST_BYTES: usize = 32;
 const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
 const EXTENT_STORED: u8 = 2;
 
 const _: () = assert!(META_BYTES_MAX as usize > Header::BYTES_MIN + Fields::BYTES_MIN);
-
-/// Why bytes are not the metadata, the outline or the manifest of an entry. Offsets are in bytes from the file's beginning;
-/// for what is wrong with several parts together, the offset of the field that holds them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MetaError {
-    #[error("at offset {offset}: the file ends too early, {wanted} more bytes are needed")]
-    End { offset: usize, wanted: usize },
-    #[error("at offset 0: not the metadata, the outline or the manifest of an entry")]
-    Magic,
-    #[error("the digest at offset {offset} does not match, so the file is damaged")]
-    Digest { offset: usize },
-    #[error("at offset {offset}: format version {version}, but only {VERSION} can be read")]
-    Version { offset: usize, version: u32 },
-    #[error("at offset {offset}: a payload of {stated} bytes is stated, {present} are there")]
-    PayloadLength {
-        offset: usize,
-        stated: u64,
-        present: usize,
-    },
-    #[error("at offset {offset}: its items take more memory than there is for them")]
-    Memory { offset: usize },
-    #[error("at offset {offset}: {count} items are stated, which {present} bytes cannot hold")]
-    Count {
-        offset: usize,
-        count: u64,
-        present: usize,
-    },
-    #[error("at offset {offset}: not {expected}")]
-    Value {
-        offset: usize,
-        expected: &'static str,
-    },
-    #[error("at offset {offset}: {source}")]
-    Layout { offset: usize, source: LayoutError },
-    #[error("at offset {offset}: {source}")]
-    Invalid { offset: usize, source: InvalidMeta },
-    #[error("at offset {offset}: {source}")]
-    Manifest { offset: usize, source: Unsound },
-    #[error("at offset {offset}: {bytes} bytes stand after the last field")]
-    Trailing { offset: usize, bytes: usize },
-}
 
 impl Meta {
     /// The bytes of the metadata file.
@@ -169,91 +128,6 @@ fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
         });
     }
     Ok(input)
-}
-
-/// What brings more of a file that comes piece by piece; nothing at its end.
-type More<'a> = &'a mut dyn FnMut(&mut Vec<u8>);
-
-/// The bytes before the digest, read from `at` on.
-///
-/// Invariant: `taken` of the `window`'s bytes stand before that. Those behind it follow, of which `left` may be taken.
-struct Input<'a> {
-    window: Cow<'a, [u8]>,
-    taken: usize,
-    at: usize,
-    left: usize,
-    more: Option<More<'a>>,
-    /// So much memory may be taken for what stands there.
-    room_bytes: usize,
-}
-
-impl Input<'_> {
-    fn take(&mut self, len: usize) -> Result<&[u8], MetaError> {
-        if len > self.left {
-            return Err(MetaError::End {
-                offset: self.at,
-                wanted: len - self.left,
-            });
-        }
-        let present = self.window.len() - self.taken;
-        if len > present {
-            self.fill(len)?;
-        }
-        let taken = &self.window[self.taken..][..len];
-        self.taken += len;
-        self.at += len;
-        self.left -= len;
-        Ok(taken)
-    }
-
-    /// Has so many bytes come that were not taken.
-    fn fill(&mut self, len: usize) -> Result<(), MetaError> {
-        let window = self.window.to_mut();
-        window.drain(..self.taken);
-        self.taken = 0;
-        while window.len() < len {
-            let before = window.len();
-            if let Some(more) = &mut self.more {
-                more(window);
-            }
-            if window.len() == before {
-                return Err(MetaError::End {
-                    offset: self.at,
-                    wanted: len - before,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Counts memory that is taken for what stands there.
-    fn holds(&mut self, bytes: usize) -> Result<(), MetaError> {
-        let offset = self.at;
-        let left = self.room_bytes.checked_sub(bytes);
-        self.room_bytes = left.ok_or(MetaError::Memory { offset })?;
-        Ok(())
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], MetaError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    /// A count of items that take at least `bytes_min` each: never more than can be there.
-    fn count(&mut self, bytes_min: usize) -> Result<usize, MetaError> {
-        let offset = self.at;
-        let count = u64::take(self)?;
-        let present = self.left;
-        if count > (present / bytes_min) as u64 {
-            return Err(MetaError::Count {
-                offset,
-                count,
-                present,
-            });
-        }
-        Ok(count as usize)
-    }
 }
 
 /// A value with exactly one form in the file.
