@@ -1,4 +1,4 @@
-//! Faults that tests inject into a running server through the environment variable
+//! Faults that tests inject into a running server, or a restore, through the environment variable
 //! `TARPON_FAULT`: a comma-separated list of `build-fail-after-bytes=N` (the first build fails
 //! once its archive has N bytes), `cold-retry-ms=N` (a clone that failed behind a single commit is tried again
 //! after so long), `cold-wait-ms=N` (an answer begins before its archive after so long),
@@ -8,7 +8,9 @@
 //! `mirror-wait-ms=N` (whoever waits for a mirror and cannot be told so is to come again after so long),
 //! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
 //! order once a snapshot is as old), `scattered-at=N` (which more than N stretches are),
-//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `store-expiry-ms=N` (what nobody uses there is looked for
+//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `step-ends-at=N` (an update is killed before
+//! its Nth change to the working copy; it says how many there were if there are less), `step-fails-at=N` (the disk is full
+//! for the Nth), `steps-fail-from=N` (and for all that follow), `store-expiry-ms=N` (what nobody uses there is looked for
 //! this often), `store-kept-ms=N` (what nothing names stays in an
 //! object store for so long), `store-look-ms=N` (heads there are looked at so often),
 //! `store-stall-ms=N` (a download from there that stands still is left after so long), `store-used-ms=N` (others are told there what is used
@@ -30,7 +32,9 @@ pub const VARIABLE: &str = "TARPON_FAULT";
      build-fail-after-bytes=N, cold-retry-ms=N, cold-wait-ms=N, core-panic-at-connection=N, \
      encoder-panic-at-job=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
      order-quiet-ms=N, scattered-at=N, \
-     spool-enospc-after-bytes=N, store-expiry-ms=N, store-kept-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N and young-ms=N, joined by commas, \
+     spool-enospc-after-bytes=N, step-ends-at=N, step-fails-at=N, steps-fail-from=N, store-expiry-ms=N, \
+     store-kept-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N \
+     and young-ms=N, joined by commas, \
      where N is a whole number"
 )]
 pub struct FaultError {
@@ -44,6 +48,9 @@ pub struct Faults {
     build_fails_at_bytes: Option<u64>,
     core_panics_at_connection: Option<u64>,
     encoder_panics_at_job: Option<u64>,
+    step_ends_at: Option<u64>,
+    step_fails_at: Option<u64>,
+    steps_fail_from: Option<u64>,
     /// How long it takes until a clone that failed behind a single commit is tried again.
     pub cold_retry_ms: Option<u64>,
     /// How long an archive's first byte is waited for before an answer begins without it.
@@ -108,6 +115,9 @@ impl Faults {
                         faults.stretches_max = number.and_then(|n| usize::try_from(n).ok());
                     }
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
+                    "step-ends-at" => faults.step_ends_at = number,
+                    "step-fails-at" => faults.step_fails_at = number,
+                    "steps-fail-from" => faults.steps_fail_from = number,
                     "store-expiry-ms" => faults.store_expiry_ms = number,
                     "store-kept-ms" => faults.store_kept_ms = number,
                     "store-look-ms" => faults.store_look_ms = number,
@@ -144,5 +154,21 @@ impl Faults {
     pub fn encoder_panics_at(&self, job: u64) -> bool {
         let due = self.encoder_panics_at_job == Some(job);
         due && !self.spent.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether anybody asks for faults of an update's steps.
+    pub fn has_steps(&self) -> bool {
+        let all = [self.step_ends_at, self.step_fails_at, self.steps_fail_from];
+        all.iter().any(Option::is_some)
+    }
+
+    /// Whether an update ends before this step.
+    pub fn ends_at_step(&self, step: u64) -> bool {
+        self.step_ends_at == Some(step)
+    }
+
+    /// Whether this step of an update fails.
+    pub fn fails_at_step(&self, step: u64) -> bool {
+        self.step_fails_at == Some(step) || self.steps_fail_from.is_some_and(|from| step >= from)
     }
 }

@@ -21,7 +21,10 @@ fn main() -> ExitCode {
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Check(config)) => check(&config),
-        Ok(Command::Restore(args)) => ExitCode::from(tarpon::restore::run(&args)),
+        Ok(Command::Restore(args)) => match Faults::from_env(|name| std::env::var_os(name)) {
+            Ok(faults) => ExitCode::from(tarpon::restore::run(&args, &faults)),
+            Err(error) => wrong_setting(&error),
+        },
         Ok(Command::NewToken(new)) => new_token(&new),
         Ok(Command::Store(asked)) => look_at_store(&asked),
         Ok(Command::Completions(shell)) => {

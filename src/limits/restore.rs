@@ -266,8 +266,9 @@ pub const RENEWED_BLOB_BYTES_MAX: u64 = 16 << 20;
 pub const RENEWED_FILES_PER_THREAD: usize = 64;
 /// Largest note of a restore: a commit, a name and an origin.
 pub const RESTORE_NOTE_BYTES_MAX: u64 = 64 << 10;
-/// Largest note of the commits that runs which were killed were on their way to; each has less than 70 bytes.
-pub const UPDATE_NOTE_BYTES_MAX: u64 = 4096;
+/// Largest note of the commits that runs which were killed were on their way to, each of which has less than 70 bytes, and
+/// of the repositories that were to go.
+pub const UPDATE_NOTE_BYTES_MAX: u64 = 64 << 10;
 /// How many of them are noted.
 pub const UPDATE_NOTED_MAX: usize = 32;
 /// How often the refs of a working copy are looked at that move meanwhile.

@@ -177,7 +177,7 @@ impl<'s> Checkouts<'s> {
                 moves.take_out(&checkout.path.join(as_path(path)))
             })?;
             moves.take_away(&checkout.path.join(".git"))?;
-            moves.remove_emptied(&checkout.path.join(".git"));
+            moves.remove_emptied(&checkout.path.join(".git"))?;
         }
         if self.stop.is_set() {
             return Err(stopped());

@@ -66,6 +66,36 @@ pub(super) fn of_commit(
     if links.len() > SUBMODULES_RESTORED_MAX {
         return Err(too_many());
     }
+    let sections = sections_of(stop, tree, commit)?;
+    let found = links.iter().map(|link| submodule(&sections, link));
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    check_names(&found)?;
+    Ok(found)
+}
+
+/// The same of a commit that may have others: what it says nothing of, or nothing that is taken, is none.
+pub(super) fn of_other_commit(
+    stop: &Stop,
+    tree: &Path,
+    commit: &str,
+    links: &[(Vec<u8>, String)],
+) -> Result<Vec<Submodule>, RestoreError> {
+    let sections = match sections_of(stop, tree, commit) {
+        Err(e) if stop.is_set() => return Err(e),
+        // It may have no such file.
+        sections => sections.unwrap_or_default(),
+    };
+    let found = links.iter().map(|link| submodule(&sections, link));
+    let found = found.flatten().take(SUBMODULES_RESTORED_MAX);
+    Ok(found.collect())
+}
+
+/// What the `.gitmodules` of a commit says, by names.
+fn sections_of(
+    stop: &Stop,
+    tree: &Path,
+    commit: &str,
+) -> Result<BTreeMap<String, Section>, RestoreError> {
     let blob = format!("{commit}:.gitmodules");
     let args = ["config", "--blob", &blob, "-z", "--list"];
     let said = run::local(stop, tree, &args);
@@ -73,28 +103,30 @@ pub(super) fn of_commit(
     if said.len() > SUBMODULES_SAID_BYTES_MAX {
         return Err(refused("it is too long".into()));
     }
-    let sections = sections(&said);
-    let found = links.iter().map(|(path, commit)| {
-        let of_path = |(_, section): &(&String, &Section)| section.path.as_ref() == Some(path);
-        let Some((name, section)) = sections.iter().find(of_path) else {
-            return Err(refused(format!("it does not name {}", path.escape_ascii())));
-        };
-        if let Some(why) = &section.wrong {
-            return Err(refused(why.clone()));
-        }
-        let url = section.url.as_deref();
-        Ok(Submodule {
-            name: name.clone(),
-            path: as_path(path),
-            url: checked_url(url.unwrap_or_default())?.to_owned(),
-            commit: commit.clone(),
-            update: section.update.clone(),
-            is_shallow: section.is_shallow,
-        })
-    });
-    let found = found.collect::<Result<Vec<_>, _>>()?;
-    check_names(&found)?;
-    Ok(found)
+    Ok(sections(&said))
+}
+
+/// What they say of the one at a path, where a commit is recorded.
+fn submodule(
+    sections: &BTreeMap<String, Section>,
+    (path, commit): &(Vec<u8>, String),
+) -> Result<Submodule, RestoreError> {
+    let of_path = |(_, section): &(&String, &Section)| section.path.as_ref() == Some(path);
+    let Some((name, section)) = sections.iter().find(of_path) else {
+        return Err(refused(format!("it does not name {}", path.escape_ascii())));
+    };
+    if let Some(why) = &section.wrong {
+        return Err(refused(why.clone()));
+    }
+    let url = section.url.as_deref();
+    Ok(Submodule {
+        name: name.clone(),
+        path: as_path(path),
+        url: checked_url(url.unwrap_or_default())?.to_owned(),
+        commit: commit.clone(),
+        update: section.update.clone(),
+        is_shallow: section.is_shallow,
+    })
 }
 
 pub(super) fn too_many() -> RestoreError {

@@ -61,6 +61,7 @@ mod landing;
 mod large;
 mod link;
 mod local;
+mod log;
 mod login;
 mod looked;
 mod losses;
@@ -77,6 +78,7 @@ mod opening;
 mod origin;
 mod pace;
 mod packs;
+mod parents;
 mod parts;
 mod path;
 mod pax;
@@ -87,6 +89,7 @@ mod preamble;
 mod progress;
 mod proof;
 mod proven;
+mod put;
 mod quota;
 mod reel;
 mod refs;
@@ -105,6 +108,7 @@ mod source;
 mod spare;
 mod spill;
 mod staging;
+mod steps;
 mod stock;
 mod stop;
 mod straight;
@@ -140,14 +144,17 @@ pub mod layers;
 use std::sync::Arc;
 
 use crate::config::RestoreArgs;
+use crate::faults::Faults;
 use crate::io::heap;
+use crate::io::say::say;
 use one::restore;
 use progress::Progress;
 use stop::Stop;
 use submodules::Nest;
 
-/// Restores as asked, and says what happened on standard error; returns the exit code.
-pub fn run(args: &RestoreArgs) -> u8 {
+/// Restores as asked, and says what happened on standard error; returns the exit code. Tests inject `faults`.
+pub fn run(args: &RestoreArgs, faults: &Faults) -> u8 {
+    steps::arm(faults);
     heap::give_back_large();
     write::own_directories();
     let stop = Arc::new(Stop::default());
@@ -156,6 +163,9 @@ pub fn run(args: &RestoreArgs) -> u8 {
     let result = signals::watch(&stop).and_then(|()| restore(args, &stop, &progress, &nest));
     // Whatever step noticed it first, the signal is the reason.
     let result = result.map_err(|error| stop.interrupted().unwrap_or(error));
+    if let Some(count) = steps::count() {
+        say(format_args!("tarpon: {count} steps"));
+    }
     report::conclude(args, result, &progress)
 }
 

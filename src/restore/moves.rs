@@ -1,21 +1,15 @@
 //! What is done to a target that is overwritten, so that it can be undone.
-//!
-//! A target may have any number of files, each of which moves: what was done is noted in memory a
-//! little, and the rest in a file.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
-
 use super::error::{RestoreError, failed};
+use super::log::{Log, Move};
 use super::mark::Mark;
-use super::path::as_path;
-use crate::limits::{BESIDE_TRIES_MAX, MOVES_BYTES};
+use super::put::{came_meanwhile, put, put_back};
+use super::steps;
 
 /// Whether what was at a path of the target, and is now at the other one, may go: it is looked at once nobody finds it
 /// by its path any more.
@@ -33,20 +27,6 @@ pub(super) struct Moves<'m> {
     may_go: Option<MayGo<'m>>,
     /// A directory of the target to which only directories lead.
     inside: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Move {
-    /// Tree and target have changed places.
-    Exchanged(Mark),
-    /// From the tree to the target.
-    Placed(Mark),
-    /// From the target to the trash, under this number.
-    Taken(u32),
-    /// An empty directory of the target, with its mode.
-    Removed(u32),
-    /// A directory of the target that was not there.
-    Made,
 }
 
 impl<'m> Moves<'m> {
@@ -79,8 +59,7 @@ impl<'m> Moves<'m> {
         let comes = fs::symlink_metadata(&from).map_err(failed("look at", &from))?;
         if fs::symlink_metadata(&to).is_ok() {
             // At no moment without either; not every file system can.
-            let exchange =
-                || rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE);
+            let exchange = || steps::exchange(&from, &to);
             if exchange().is_ok() {
                 let lets_go = self.lets_go(path, &from);
                 if !matches!(lets_go, Ok(true)) {
@@ -97,7 +76,7 @@ impl<'m> Moves<'m> {
             self.take_away(path)?;
         }
         match self.may_go {
-            None => fs::rename(&from, &to).map_err(failed("rename to", &to))?,
+            None => steps::rename(&from, &to).map_err(failed("rename to", &to))?,
             Some(_) => put(&from, &to)?,
         }
         self.log.push(Move::Placed(Mark::of(&comes, &to)), path);
@@ -125,10 +104,7 @@ impl<'m> Moves<'m> {
             return Ok(());
         }
         if !self.is_inside(path) {
-            return Err(RestoreError::Usage(format!(
-                "{} is behind something that is no directory, a link perhaps: remove that",
-                self.target.join(path).display()
-            )));
+            return Err(is_behind(&self.target.join(path)));
         }
         self.inside = Some(directory.to_owned());
         Ok(())
@@ -145,7 +121,7 @@ impl<'m> Moves<'m> {
         for above in all.into_iter().rev() {
             let whole = self.target.join(above);
             self.make_room()?;
-            match fs::create_dir(&whole) {
+            match steps::create_dir(&whole) {
                 Ok(()) => self.log.push(Move::Made, above),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(failed("create", &whole)(e)),
@@ -168,10 +144,10 @@ impl<'m> Moves<'m> {
         let from = self.target.join(path);
         let away = self.trash.join(self.taken.to_string());
         let is_directory = || fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
-        match fs::rename(&from, &away) {
+        match steps::rename(&from, &away) {
             // A directory of a lower layer (overlayfs) goes only piece by piece.
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices && is_directory() => {
-                return self.take_away_inside(path);
+                return self.take_apart(path);
             }
             moved => moved.map_err(failed("move away", &from))?,
         }
@@ -186,72 +162,104 @@ impl<'m> Moves<'m> {
         Ok(())
     }
 
-    /// Takes away what is in the directory at `path`, and that itself.
-    fn take_away_inside(&mut self, path: &Path) -> Result<(), RestoreError> {
+    /// Takes the directory at `path` away piece by piece. It is looked at once all of them are away, where they are as they
+    /// were together; if it may not go they come back with all else.
+    fn take_apart(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let number = self.taken;
+        self.taken += 1;
+        let away = self.trash.join(number.to_string()).join(path);
+        steps::create_dir_all(&away).map_err(failed("create", &away))?;
+        self.take_pieces(number, path, &away)?;
+        match self.lets_go(path, &away)? {
+            true => Ok(()),
+            false => Err(came_meanwhile(&self.target.join(path))),
+        }
+    }
+
+    /// Takes what is in the directory at `path` to the one at `away`, and then that itself. Without its HEAD, which goes
+    /// first, it is no repository, for nobody.
+    fn take_pieces(&mut self, number: u32, path: &Path, away: &Path) -> Result<(), RestoreError> {
         let whole = self.target.join(path);
-        let listing = fs::read_dir(&whole).and_then(Iterator::collect);
-        let listing: Vec<fs::DirEntry> = listing.map_err(failed("read", &whole))?;
-        for entry in listing {
-            self.take_away(&path.join(entry.file_name()))?;
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok((entry.file_name(), entry.file_type()?.is_dir()))
+        };
+        let listing = fs::read_dir(&whole).and_then(|listing| listing.map(entry).collect());
+        let mut listing: Vec<_> = listing.map_err(failed("read", &whole))?;
+        listing.sort_by_key(|(name, _)| name != "HEAD");
+        for (name, is_directory) in listing {
+            let (path, from, away) = (path.join(&name), whole.join(&name), away.join(&name));
+            if is_directory {
+                steps::create_dir(&away).map_err(failed("create", &away))?;
+                self.take_pieces(number, &path, &away)?;
+                continue;
+            }
+            self.make_room()?;
+            steps::rename(&from, &away).map_err(failed("move away", &from))?;
+            self.log.push(Move::Piece(number), &path);
         }
         let found = fs::symlink_metadata(&whole).map_err(failed("look at", &whole))?;
         self.make_room()?;
-        fs::remove_dir(&whole).map_err(failed("remove", &whole))?;
+        steps::remove_dir(&whole).map_err(failed("remove", &whole))?;
         self.log
             .push(Move::Removed(found.permissions().mode()), path);
         Ok(())
     }
 
     /// Takes a file away, unless its path leads through something that is no directory or into a
-    /// repository; directories that are empty then go, too.
+    /// repository; directories that are empty then go, too. They do so as well where it is gone already: who took it away
+    /// may have been killed before they went.
     pub(super) fn take_out(&mut self, path: &Path) -> Result<(), RestoreError> {
-        let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
-        let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
-        let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
-        if !path.components().all(plain) || !above(path).all(is_dir) {
+        if !is_plain(path) {
             return Ok(());
         }
-        if look(path).map_or(true, |found| found.is_dir()) {
-            return Ok(());
+        let found = fs::symlink_metadata(self.target.join(path));
+        match found.map(|found| found.is_dir()) {
+            Ok(true) => return Ok(()),
+            Ok(false) if self.is_inside(path) => self.take_away(path)?,
+            _ => {}
         }
-        self.take_away(path)?;
-        self.remove_emptied(path);
-        Ok(())
+        self.remove_emptied(path)
     }
 
     /// Takes an empty directory away, under the same conditions.
-    pub(super) fn take_out_empty(&mut self, path: &Path) {
-        let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
-        let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
-        let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
-        let is_there = path.components().all(plain) && above(path).all(is_dir) && is_dir(path);
-        if is_there && self.remove_empty(path) {
-            self.remove_emptied(path);
+    pub(super) fn take_out_empty(&mut self, path: &Path) -> Result<(), RestoreError> {
+        if is_plain(path) && (self.remove_empty(path)? || !self.has(path)) {
+            self.remove_emptied(path)?;
         }
+        Ok(())
     }
 
     /// Removes the directories around `path` that are empty now.
-    pub(super) fn remove_emptied(&mut self, path: &Path) {
+    pub(super) fn remove_emptied(&mut self, path: &Path) -> Result<(), RestoreError> {
         for above in above(path) {
-            if !self.remove_empty(above) {
+            if self.has(above) && !self.remove_empty(above)? {
                 break;
             }
         }
+        Ok(())
     }
 
-    /// Removes a directory of the target if it is empty; whether it was.
-    fn remove_empty(&mut self, path: &Path) -> bool {
+    /// Removes a directory of the target if it is empty; whether it was. One that is held, as where something is mounted,
+    /// stays, as with git; a full disk ends all.
+    fn remove_empty(&mut self, path: &Path) -> Result<bool, RestoreError> {
         let whole = self.target.join(path);
         let Ok(found) = fs::symlink_metadata(&whole) else {
-            return false;
+            return Ok(false);
         };
-        let removed = self.log.make_room().is_ok() && fs::remove_dir(&whole).is_ok();
-        if removed {
-            self.inside = None;
-            self.log
-                .push(Move::Removed(found.permissions().mode()), path);
+        if !found.is_dir() || !self.is_inside(path) {
+            return Ok(false);
         }
-        removed
+        self.make_room()?;
+        match steps::remove_dir(&whole) {
+            Err(e) if is_full(&e) => return Err(failed("remove", &whole)(e)),
+            Err(_) => return Ok(false),
+            Ok(()) => {}
+        }
+        self.inside = None;
+        let mode = found.permissions().mode();
+        self.log.push(Move::Removed(mode), path);
+        Ok(true)
     }
 
     /// Undoes all, the last first; whether all is as it was. What does not go back stays in the staging directory, whose
@@ -282,20 +290,30 @@ impl<'m> Moves<'m> {
 
     fn undo_one(&self, done: Move, path: &Path) -> Result<(), RestoreError> {
         let (from, to) = (self.tree.join(path), self.target.join(path));
+        // Nothing comes back, and nothing goes, behind what somebody has made of a directory since.
+        let is_other = |above: &Path| {
+            let found = fs::symlink_metadata(self.target.join(above));
+            found.is_ok_and(|found| !found.is_dir())
+        };
+        if above(path).any(is_other) {
+            return Err(is_behind(&to));
+        }
+        let trash = |number: u32| self.trash.join(number.to_string());
         match done {
             Move::Exchanged(mark) => self.undo_exchange(&from, &to, mark),
             Move::Placed(mark) => self.undo_placement(&from, &to, mark),
-            Move::Taken(number) => put_back(&self.trash.join(number.to_string()), &to),
+            Move::Taken(number) => put_back(&trash(number), &to),
+            Move::Piece(number) => put_back(&trash(number).join(path), &to),
             Move::Removed(mode) => {
-                let made = fs::create_dir(&to);
-                let set = |()| fs::set_permissions(&to, fs::Permissions::from_mode(mode));
+                let made = steps::create_dir(&to);
+                let set = |()| steps::set_permissions(&to, fs::Permissions::from_mode(mode));
                 match made.and_then(set) {
                     // Somebody else has made it.
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                     made => made.map_err(failed("create", &to)),
                 }
             }
-            Move::Made => match fs::remove_dir(&to) {
+            Move::Made => match steps::remove_dir(&to) {
                 Err(e) if !is_others(&e) => Err(failed("remove", &to)(e)),
                 _ => Ok(()),
             },
@@ -309,7 +327,7 @@ impl<'m> Moves<'m> {
     }
 
     fn undo_placement(&self, from: &Path, to: &Path, mark: Mark) -> Result<(), RestoreError> {
-        match fs::rename(to, from) {
+        match steps::rename(to, from) {
             // Somebody has removed it.
             Err(e) if is_others(&e) => return Ok(()),
             moved => moved.map_err(failed("move away", to))?,
@@ -321,10 +339,7 @@ impl<'m> Moves<'m> {
     }
 
     fn undo_exchange(&self, from: &Path, to: &Path, mark: Mark) -> Result<(), RestoreError> {
-        let exchange = || {
-            let exchanged = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
-            exchanged.map_err(io::Error::from)
-        };
+        let exchange = || steps::exchange(from, to);
         match exchange() {
             // Somebody has removed what had come.
             Err(e) if is_others(&e) => return put_back(from, to),
@@ -345,45 +360,22 @@ fn is_others(e: &io::Error) -> bool {
     matches!(e.kind(), NotFound | NotADirectory | DirectoryNotEmpty)
 }
 
-/// Moves what is at `from` to `to`, where nothing may be.
-fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
-    let moved = match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system can.
-        Err(Errno::INVAL | Errno::NOSYS) if fs::symlink_metadata(to).is_err() => {
-            fs::rename(from, to)
-        }
-        moved => moved.map_err(io::Error::from),
-    };
-    moved.map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => came_meanwhile(to),
-        _ => RestoreError::disk("rename to", to, e),
-    })
-}
-
-/// The same with what was taken from `to`. Where something has come meanwhile it is put beside that.
-fn put_back(from: &Path, to: &Path) -> Result<(), RestoreError> {
-    let Err(why) = put(from, to) else {
-        return Ok(());
-    };
-    for number in 1..=BESIDE_TRIES_MAX {
-        let mut beside = to.as_os_str().to_owned();
-        beside.push(format!(".before-{number}"));
-        let beside = PathBuf::from(beside);
-        if put(from, &beside).is_ok() {
-            return Err(RestoreError::Usage(format!(
-                "{why}; what was there before is {} now",
-                beside.display()
-            )));
-        }
-    }
-    Err(why)
-}
-
-pub(super) fn came_meanwhile(path: &Path) -> RestoreError {
+fn is_behind(path: &Path) -> RestoreError {
     RestoreError::Usage(format!(
-        "{} was changed or made meanwhile, and stays: the same command again looks at it",
+        "{} is behind something that is no directory, a link perhaps: remove that",
         path.display()
     ))
+}
+
+fn is_full(e: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(e.kind(), StorageFull | QuotaExceeded)
+}
+
+/// Whether `path` leads nowhere but down, and into no repository.
+fn is_plain(path: &Path) -> bool {
+    let is_plain = |c| matches!(c, Component::Normal(name) if name != ".git");
+    path.components().all(is_plain)
 }
 
 /// The directories that `path` leads through, the last first.
@@ -392,107 +384,10 @@ fn above(path: &Path) -> impl Iterator<Item = &Path> {
     above.filter(|above| !above.as_os_str().is_empty())
 }
 
-/// Kind, a number, and the length of the path that follows, behind the mark of what was put there.
-const RECORD_BYTES: usize = 9;
-
-/// In the place of a mark, where there is none.
-const NO_MARK: [u8; Mark::BYTES] = [0; Mark::BYTES];
-
-/// What was done, in its order.
-///
-/// Invariant: `tail` are the last records, whole ones; those before are in `file`, in parts that end
-/// at `ends`.
-struct Log {
-    directory: PathBuf,
-    file: Option<File>,
-    ends: Vec<u64>,
-    tail: Vec<u8>,
-}
-
-impl Log {
-    fn new(directory: PathBuf) -> Log {
-        Log {
-            directory,
-            file: None,
-            ends: Vec::new(),
-            tail: Vec::new(),
-        }
-    }
-
-    /// To be called before something is done that is then noted: that cannot fail any more.
-    fn make_room(&mut self) -> io::Result<()> {
-        if self.tail.len() < MOVES_BYTES {
-            return Ok(());
-        }
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => tempfile::tempfile_in(&self.directory)?,
-        };
-        let file = self.file.insert(file);
-        let at = self.ends.last().copied().unwrap_or_default();
-        file.write_all_at(&self.tail, at)?;
-        self.ends.push(at + self.tail.len() as u64);
-        self.tail.clear();
-        Ok(())
-    }
-
-    fn push(&mut self, done: Move, path: &Path) {
-        let (kind, number, mark) = match done {
-            Move::Exchanged(mark) => (0, 0, mark.to_bytes()),
-            Move::Placed(mark) => (1, 0, mark.to_bytes()),
-            Move::Taken(number) => (2, number, NO_MARK),
-            Move::Removed(mode) => (3, mode, NO_MARK),
-            Move::Made => (4, 0, NO_MARK),
-        };
-        let path = path.as_os_str().as_bytes();
-        self.tail.push(kind);
-        self.tail.extend_from_slice(&number.to_le_bytes());
-        self.tail
-            .extend_from_slice(&(path.len() as u32).to_le_bytes());
-        self.tail.extend_from_slice(&mark);
-        self.tail.extend_from_slice(path);
-    }
-
-    /// Takes the last of what was done, in its order; `None` if that was all.
-    fn take_last(&mut self) -> io::Result<Option<Vec<(Move, PathBuf)>>> {
-        let mut tail = std::mem::take(&mut self.tail);
-        if tail.is_empty() {
-            let (Some(end), Some(file)) = (self.ends.pop(), &self.file) else {
-                return Ok(None);
-            };
-            let begin = self.ends.last().copied().unwrap_or_default();
-            tail.resize((end - begin) as usize, 0);
-            file.read_exact_at(&mut tail, begin)?;
-        }
-        Ok(Some(records(&tail)))
-    }
-}
-
-fn records(mut bytes: &[u8]) -> Vec<(Move, PathBuf)> {
-    let mut found = Vec::new();
-    while let Some((head, rest)) = bytes.split_first_chunk::<RECORD_BYTES>()
-        && let Some((mark, rest)) = rest.split_first_chunk()
-    {
-        let number = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
-        let len = u32::from_le_bytes([head[5], head[6], head[7], head[8]]) as usize;
-        let mark = || Mark::from_bytes(mark);
-        let done = match head[0] {
-            0 => Move::Exchanged(mark()),
-            1 => Move::Placed(mark()),
-            2 => Move::Taken(number),
-            3 => Move::Removed(number),
-            _ => Move::Made,
-        };
-        let (path, rest) = rest.split_at(len);
-        found.push((done, as_path(path)));
-        bytes = rest;
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn what_may_not_go_goes_back() {
@@ -638,37 +533,5 @@ mod tests {
         for name in ["new", "new-removed", "lone", "made/lone"] {
             assert!(fs::symlink_metadata(at(name)).is_err(), "{name}");
         }
-    }
-
-    #[test]
-    fn however_much_was_done_it_comes_back_the_last_first() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut log = Log::new(directory.path().to_owned());
-        let name = "x".repeat(1000);
-        let found = fs::metadata(directory.path()).unwrap();
-        let mark = Mark::of(&found, directory.path());
-        let done = |number: u32| match number % 5 {
-            0 => Move::Exchanged(mark),
-            1 => Move::Placed(mark),
-            2 => Move::Taken(number),
-            3 => Move::Removed(number),
-            _ => Move::Made,
-        };
-        let count = 3 * MOVES_BYTES as u32 / 1000;
-        for number in 0..count {
-            log.make_room().unwrap();
-            assert!(log.tail.capacity() <= 4 * MOVES_BYTES);
-            log.push(done(number), Path::new(&format!("{name}{number}")));
-        }
-        assert!(log.ends.len() >= 2);
-        let mut next = count;
-        while let Some(moves) = log.take_last().unwrap() {
-            for (move_, path) in moves.into_iter().rev() {
-                next -= 1;
-                assert_eq!(move_, done(next));
-                assert_eq!(path, Path::new(&format!("{name}{next}")));
-            }
-        }
-        assert_eq!(next, 0);
     }
 }

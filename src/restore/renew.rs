@@ -36,6 +36,7 @@ mod plan;
 mod proves;
 mod refusal;
 mod removal;
+mod rests;
 mod scratch;
 mod staged;
 mod told;
@@ -361,7 +362,7 @@ impl Renewal<'_> {
             staging: self.staging,
             copy: &before.copy,
             entries: &seen.entries,
-            is_left: before.left.is_some(),
+            left: before.left.as_ref(),
             head: before.scratch.head,
         };
         let of = (&*before.scratch.tree, commit);

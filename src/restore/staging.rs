@@ -5,9 +5,10 @@
 //! A staging directory is locked by its owner for as long as that lives. One that nobody locks was
 //! left by a run that was killed, and goes when the next one comes by. That it is one is said by an empty directory in it,
 //! which is called as the number of its inode: no repository can have that. It is the first that is made there and the
-//! last that goes, so that a kill at any moment leaves what goes.
+//! last that goes, so that a kill at any moment leaves what goes. In a `.git`, where nobody else has anything that is called
+//! so, the number may be another one: all that was copied has others.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,7 @@ use super::checkouts::Checkouts;
 use super::error::{RestoreError, failed};
 use super::in_the_way::{self, go_on};
 use super::moves::Moves;
+use super::parents::Parents;
 use super::path::as_path;
 use super::stop::Stop;
 use super::tls::TRUST;
@@ -30,6 +32,8 @@ use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
 /// What the names of staging directories begin with.
 const PREFIX: &str = ".tarpon-restore-";
+/// What the names of their marks begin with.
+const MARK: &str = "inode-";
 /// What is in them.
 const TREE: &str = "tree";
 const TRASH: &str = "trash";
@@ -61,44 +65,18 @@ enum For<'f> {
     Update { git_dir: Option<&'f Path> },
 }
 
-/// The directories that were made for a target; those that are empty in the end go.
-struct Parents(Vec<PathBuf>);
-
-impl Parents {
-    /// Does something in `parent`, which is made for that, with what is above it; again where another restore takes away
-    /// meanwhile what it has made of that for itself.
-    fn with<T>(&mut self, parent: &Path, does: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
-        let is_missing = |path: &&Path| fs::symlink_metadata(path).is_err();
-        let is_gone = |e: &io::Error| {
-            matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-            )
-        };
-        let mut again = 1..STAGING_TRIES_MAX;
-        loop {
-            let missing = parent.ancestors().take_while(is_missing);
-            // Also of what could not be made to its end nothing stays.
-            self.0.splice(0..0, missing.map(Path::to_owned));
-            match fs::create_dir_all(parent).and_then(|()| does(parent)) {
-                Err(e) if is_gone(&e) && again.next().is_some() => {}
-                done => return done,
-            }
-        }
-    }
+/// Where staging directories are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where anybody has files, and a repository any that it likes.
+    Files,
+    /// In a `.git`.
+    Repository,
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         empty(self.directory.path());
-    }
-}
-
-impl Drop for Parents {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = fs::remove_dir(path);
-        }
     }
 }
 
@@ -144,16 +122,16 @@ impl Staging {
         };
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
-        let mut parents = Parents(Vec::new());
+        let mut parents = Parents::default();
         let made = parents.with(parent, |_| Ok(()));
         made.map_err(not_made("create", parent, &target))?;
-        sweep(parent);
+        sweep(parent, Place::Files);
         let (mut merges, mut is_empty) = (false, true);
         match fs::symlink_metadata(&target) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(RestoreError::disk("look at", target, e)),
             Ok(found) if found.is_dir() => {
-                sweep(&target);
+                sweep(&target, Place::Files);
                 let mut listing = fs::read_dir(&target).map_err(failed("read", &target))?;
                 is_empty = listing.next().is_none();
                 if !is_empty && what_for == (For::New { overwrite: false }) {
@@ -173,7 +151,7 @@ impl Staging {
         let inside = what_for.base(&target);
         let base = if merges { &*inside } else { parent };
         if merges && base != target {
-            sweep(base);
+            sweep(base, Place::Repository);
         }
         let made = match base == parent {
             true => parents.with(parent, new_directory),
@@ -437,7 +415,7 @@ fn new_directory(base: &Path) -> io::Result<(TempDir, File)> {
 
 /// Removes the staging directories in `parent` whose owners are gone. What cannot be removed stays:
 /// it is in nobody's way.
-fn sweep(parent: &Path) {
+fn sweep(parent: &Path, place: Place) {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
@@ -447,9 +425,10 @@ fn sweep(parent: &Path) {
         let Ok(directory) = open_directory(&path) else {
             continue;
         };
-        let is_own = directory
-            .metadata()
-            .is_ok_and(|found| found.uid() == own && is_staging(&path, found.ino()));
+        let is_own = directory.metadata().is_ok_and(|found| {
+            let inode = (place == Place::Files).then(|| found.ino());
+            found.uid() == own && is_staging(&path, inode)
+        });
         let lock = || rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
         if is_own && lock().is_ok() {
             empty(&path);
@@ -460,7 +439,14 @@ fn sweep(parent: &Path) {
 
 /// What says of a directory with that inode that it is one.
 fn mark(inode: u64) -> String {
-    format!("inode-{inode}")
+    format!("{MARK}{inode}")
+}
+
+/// Whether `name` is such a mark, of that inode if it is to be that one.
+fn is_mark(name: &OsStr, inode: Option<u64>) -> bool {
+    let number = name.to_str().and_then(|name| name.strip_prefix(MARK));
+    let number = number.and_then(|number| number.parse().ok());
+    number.is_some_and(|number: u64| inode.is_none_or(|inode| inode == number))
 }
 
 /// Removes what is in a staging directory, but for its mark. What cannot be removed stays.
@@ -475,22 +461,22 @@ fn empty(path: &Path) {
     }
 }
 
-/// Whether a directory, whose inode has that number, has its mark and nothing that a staging directory has not: in a
+/// Whether a directory, whose inode has that number if that matters, has its mark and nothing that a staging directory has not: in a
 /// target all of it could be the user's. One that has nothing was not yet marked, or is not any more.
-fn is_staging(path: &Path, inode: u64) -> bool {
+fn is_staging(path: &Path, inode: Option<u64>) -> bool {
     let Ok(listing) = fs::read_dir(path) else {
         return false;
     };
-    let (mark, mut names) = (mark(inode), Vec::new());
+    let mut names = Vec::new();
     for entry in listing {
         let Ok(entry) = entry else { return false };
         let name = entry.file_name();
-        if name != *mark && !CONTENTS.iter().any(|known| name == **known) {
+        if !is_mark(&name, inode) && !CONTENTS.iter().any(|known| name == **known) {
             return false;
         }
         names.push(name);
     }
-    names.is_empty() || names.iter().any(|name| *name == *mark)
+    names.is_empty() || names.iter().any(|name| is_mark(name, inode))
 }
 
 #[cfg(test)]
@@ -568,7 +554,7 @@ mod tests {
         let above = tempfile::tempdir().unwrap();
         let parent = above.path().join("a/b/c");
         let make = || {
-            let mut parents = Parents(Vec::new());
+            let mut parents = Parents::default();
             parents.with(&parent, |_| Ok(())).map(|()| parents).unwrap()
         };
         let other = std::cell::Cell::new(Some(make()));

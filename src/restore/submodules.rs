@@ -442,6 +442,13 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
+    /// Whether the URL that is set of one is what `git submodule init` notes of it.
+    pub(super) fn has_set(&self, config: &Configured, one: &Submodule) -> bool {
+        let set = config.get(&format!("submodule.{}.url", one.name));
+        let noted = resolved(&self.origin, &one.url).ok();
+        set.is_some_and(|set| noted.is_some_and(|noted| set == noted))
+    }
+
     /// Has the two parts of one lead to each other, wherever the whole is.
     fn link(&self, placed: &Placed) -> Result<(), RestoreError> {
         let Placed { path, git_dir } = placed;

@@ -15,6 +15,7 @@ mod flips;
 mod foreign;
 mod fresh;
 mod gitdir;
+mod interrupted;
 mod lab;
 mod limits;
 mod logins;

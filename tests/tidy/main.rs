@@ -23,6 +23,7 @@
 //! | `settings_are_documented` | `--cores` without its text |
 //! | `readme_commands_exist` | an option and a script with a slip in their names |
 //! | `links_hold` | a heading of docs/tls.md with another word |
+//! | `updates_go_in_steps` | a rename of `restore::put` without `steps` |
 //! | `variables_are_settings` | a variable that is read but not known |
 
 mod circles;
@@ -286,6 +287,20 @@ fn cores_never_block() {
         "src/archive/prefetch.rs: read waits for nothing",
     ];
     assert_found(&cores::cores_never_block(&bad), &places);
+}
+
+#[test]
+fn updates_go_in_steps() {
+    assert_tidy(&rules::updates_go_in_steps(&project()));
+    let text = "fn f() { steps::rename(a, b); fs::read(a); fs::rename(a, b); File::create(a); unlinkat(a); }
+        #[cfg(test)] mod tests { fn f() { fs::write(a, b); } }";
+    let bad = tree(&[("src/restore/renew/a.rs", text), ("src/restore/a.rs", text)]);
+    let places = [
+        "a.rs:1: fs::rename(",
+        "a.rs:1: File::create(",
+        "a.rs:1: unlinkat(",
+    ];
+    assert_found(&rules::updates_go_in_steps(&bad), &places);
 }
 
 /// Variables of the environment that the program reads are settings that it knows: no warning says

@@ -645,6 +645,59 @@ pub fn comments_cite_what_is_there(project: &Project) -> Vec<String> {
     found
 }
 
+/// Where updates change working copies.
+const UPDATES: [&str; 4] = [
+    "src/restore/renew/",
+    "src/restore/renew.rs",
+    "src/restore/moves.rs",
+    "src/restore/put.rs",
+];
+
+/// What an update does to a working copy goes through `restore::steps`, so that tests end it wherever it can be ended.
+pub fn updates_go_in_steps(project: &Project) -> Vec<String> {
+    let by_path = [
+        "copy",
+        "create_dir",
+        "create_dir_all",
+        "hard_link",
+        "remove_dir",
+        "remove_dir_all",
+        "remove_file",
+        "rename",
+        "set_permissions",
+        "symlink",
+        "write",
+    ];
+    let opened = ["create", "create_new"];
+    let calls = [
+        "linkat",
+        "mkdirat",
+        "renameat",
+        "renameat_with",
+        "symlinkat",
+        "unlinkat",
+    ];
+    let by_path = by_path.map(|name| ["fs", "::", name, "("]);
+    let patterns = by_path.iter().map(|pattern| &pattern[..]);
+    let opened = opened.map(|name| ["File", "::", name, "("]);
+    let patterns = patterns.chain(opened.iter().map(|pattern| &pattern[..]));
+    let calls = calls.map(|name| [name, "("]);
+    let patterns: Vec<&[&str]> = patterns.chain(calls.iter().map(|call| &call[..])).collect();
+    let mut found = Vec::new();
+    for source in project.program() {
+        if !UPDATES.iter().any(|place| source.path.starts_with(place)) {
+            continue;
+        }
+        for pattern in &patterns {
+            for index in source.find(pattern) {
+                let what = format!("{} is no step of restore::steps", pattern.concat());
+                found.push(source.report(source.tokens[index].line, &what));
+            }
+        }
+    }
+    found
+}
+
 fn source_of(attribute: &syn::Attribute) -> String {
     quote::ToTokens::to_token_stream(&attribute.meta).to_string()
 }

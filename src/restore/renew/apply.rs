@@ -22,6 +22,7 @@ use crate::restore::names::Names;
 use crate::restore::path::as_path;
 use crate::restore::run::Room;
 use crate::restore::staging::Staging;
+use crate::restore::steps;
 use crate::restore::submodules::Restores;
 use crate::restore::write::stopped;
 
@@ -67,8 +68,9 @@ impl Applying<'_> {
             modules.bring(self.restores)?;
         }
         let target = self.staging.target().to_owned();
-        let away = self.ours("repositories");
-        std::fs::create_dir(&away).map_err(failed("create", &away))?;
+        let trash = |name| self.trash(name);
+        let (away, replaced) = (trash("away")?, trash("replaced")?);
+        let repositories = trash("repositories")?;
         self.note(commit)?;
         let git_dir = before.copy.git_dir.clone();
         let guard = Guard {
@@ -80,35 +82,21 @@ impl Applying<'_> {
         let may_go = |path: &Path, now: &Path| guard.may_go(path, now);
         let repository_may =
             |path: &Path, now: &Path| modules.map_or(Ok(false), |all| all.may_go(path, now));
-        let repositories = Moves::new(tree.join(".git"), git_dir, away);
+        let moves = |away| Moves::new(tree.clone(), target.clone(), away).of_what(&may_go);
+        let mut going = moves(away);
+        let repositories = Moves::new(tree.join(".git"), git_dir, repositories);
         let mut repositories = repositories.of_what(&repository_may);
-        let moves = Moves::new(tree, target, self.staging.trash());
-        let mut moves = moves.of_what(&may_go);
-        // All that goes is away before anything comes.
-        let moved = self
+        let mut coming = moves(replaced);
+        let made = self
             .look_again()
-            .and_then(|()| {
-                modules.map_or(Ok(()), |modules| {
-                    modules.take_out(&mut moves, &mut repositories)
-                })
-            })
-            .and_then(|()| self.take_out(&mut moves))
-            .and_then(|()| {
-                modules.map_or(Ok(()), |modules| {
-                    modules.place(&mut moves, &mut repositories)
-                })
-            })
-            .and_then(|()| {
-                self.staging
-                    .merge(Path::new(""), &mut moves, self.link.stop)
-            });
-        let made = moved
+            .and_then(|()| self.move_all(&mut going, &mut repositories, &mut coming))
             .and_then(|()| self.make_index())
             .and_then(|()| self.move_index());
         if let Err(error) = made {
             // On a full disk directories cannot be made again beside it.
-            let _ = std::fs::remove_file(self.ours("index"));
-            let is_back = [moves.undo(), repositories.undo()] == [true, true];
+            let _ = steps::remove_file(self.ours("index"));
+            // In this order a file that leads to a repository is never there without it.
+            let is_back = [coming.undo(), repositories.undo(), going.undo()] == [true; 3];
             // What could not be put back the same command again makes anew, by the note.
             if is_back && before.left.is_none() {
                 self.forget()?;
@@ -116,6 +104,30 @@ impl Applying<'_> {
             return Err(error);
         }
         Ok((written, filtered))
+    }
+
+    /// An empty directory, for what goes.
+    fn trash(&self, name: &str) -> Result<PathBuf, RestoreError> {
+        let path = self.ours(name);
+        steps::create_dir(&path).map_err(failed("create", &path))?;
+        Ok(path)
+    }
+
+    /// All that goes is away before anything comes.
+    fn move_all(
+        &self,
+        going: &mut Moves<'_>,
+        repositories: &mut Moves<'_>,
+        coming: &mut Moves<'_>,
+    ) -> Result<(), RestoreError> {
+        if let Some(modules) = self.modules {
+            modules.take_out(going, repositories)?;
+        }
+        self.take_out(going)?;
+        if let Some(modules) = self.modules {
+            modules.place(coming, repositories)?;
+        }
+        self.staging.merge(Path::new(""), coming, self.link.stop)
     }
 
     /// Makes the new files beside: how many, and how many of them are those of a filter.
@@ -155,10 +167,12 @@ impl Applying<'_> {
             to.push(commit);
         }
         let to = to.split_off(to.len().saturating_sub(UPDATE_NOTED_MAX));
+        let named = left.map_or(Vec::new(), |left| left.repositories.clone());
         self.link.stop.changes();
         let way = Way {
             from: before.scratch.head,
             to,
+            repositories: self.modules.map_or(named, Modules::going),
         };
         way.write(&before.copy.git_dir, &self.ours("note"))
     }
@@ -210,7 +224,7 @@ impl Applying<'_> {
             }
             let path = as_path(plan.changes.path(change));
             match seen.entries.get(change.at).is_submodule() {
-                true => moves.take_out_empty(&path),
+                true => moves.take_out_empty(&path)?,
                 false => moves.take_out(&path)?,
             }
         }
@@ -235,6 +249,6 @@ impl Applying<'_> {
     /// Puts the index that was made into its place. From here on only the end is left.
     fn move_index(&self) -> Result<(), RestoreError> {
         let (from, to) = (self.ours("index"), self.before.copy.git_dir.join("index"));
-        std::fs::rename(from, &to).map_err(failed("rename to", &to))
+        steps::rename(from, &to).map_err(failed("rename to", &to))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::limits::{OLD_WALK_LIMIT_MS, WORK_PIECE_BYTES};
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::objects::{Objects, refused};
 use crate::restore::run;
+use crate::restore::steps;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::sum::Sum;
@@ -133,7 +134,7 @@ fn lost_half(
             continue;
         }
         let pack = ours.join(path.file_name().unwrap_or_default());
-        symlink(&path, &pack).map_err(failed("link", &pack))?;
+        steps::symlink(&path, &pack).map_err(failed("link", &pack))?;
         let idx = pack.with_extension("idx").display().to_string();
         let made = git(
             scratch,

@@ -1,7 +1,7 @@
 //! The refs of a working copy that was brought to another commit: all are replaced, as a restore has them. At each
 //! moment HEAD leads to a commit that is there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ use crate::restore::gitdir::{self, followed};
 use crate::restore::names::Names;
 use crate::restore::path::as_path;
 use crate::restore::refs::Refs;
+use crate::restore::steps;
 use crate::restore::stop::Stop;
 use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
@@ -45,7 +46,7 @@ pub(super) struct Replacing<'r> {
 impl Replacing<'_> {
     /// Makes what takes their place, and takes git's locks: what may fail does so before anything changes.
     pub(super) fn prepare(&self) -> Result<Locks, RestoreError> {
-        fs::create_dir(self.ours).map_err(failed("create", self.ours))?;
+        steps::create_dir(self.ours).map_err(failed("create", self.ours))?;
         gitdir::write(&self.made(), &self.copy.restored, self.refs, self.stop)?;
         let own = match self.is_submodule {
             true => default_branch::add(&self.made())?,
@@ -64,10 +65,10 @@ impl Replacing<'_> {
         }
         if let Some(config) = config {
             let path = self.ours.join("config");
-            fs::write(&path, config).map_err(failed("write", &path))?;
+            steps::write(&path, config).map_err(failed("write", &path))?;
             // A login may stand there.
             let old = fs::metadata(self.copy.git_dir.join("config"));
-            let kept = old.and_then(|old| fs::set_permissions(&path, old.permissions()));
+            let kept = old.and_then(|old| steps::set_permissions(&path, old.permissions()));
             kept.map_err(failed("set the mode of", &path))?;
         }
         Ok(locks)
@@ -99,6 +100,12 @@ impl Replacing<'_> {
         let (git_dir, ours, made) = (&self.copy.git_dir, self.ours, self.made());
         let branch = self.branch();
         let path = branch.as_ref().map(|name| git_dir.join(as_path(name)));
+        // What it says of submodules is told from what HEAD has of them, while that is the old one.
+        let config = ours.join("config");
+        if config.exists() {
+            self.expect_configuration()?;
+            put(&config, &git_dir.join("config"))?;
+        }
         let mut removal = Removal::new(git_dir, self.held, locks, path.as_deref());
         // Where history ends of what was there and of what came; what only the old refs lead to goes in the end.
         let (shallow, ends) = (git_dir.join("shallow"), made.join("shallow"));
@@ -113,7 +120,7 @@ impl Replacing<'_> {
         }
         if let Some(commit) = commit {
             let head = ours.join("HEAD");
-            fs::write(&head, format!("{commit}\n")).map_err(failed("write", &head))?;
+            steps::write(&head, format!("{commit}\n")).map_err(failed("write", &head))?;
             put(&head, &git_dir.join("HEAD"))?;
         }
         if !is_detached {
@@ -125,11 +132,6 @@ impl Replacing<'_> {
             false => remove(&git_dir.join("packed-refs"))?,
         }
         replace(&made.join("refs"), &git_dir.join("refs"), &mut removal)?;
-        let config = ours.join("config");
-        if config.exists() {
-            self.expect_configuration()?;
-            put(&config, &git_dir.join("config"))?;
-        }
         put(&made.join("HEAD"), &git_dir.join("HEAD"))?;
         // What stays may lead to where history ended before.
         if ends.exists() && removal.kept().is_empty() {
@@ -190,7 +192,7 @@ fn clear_own(git_dir: &Path, packed: &Path, removal: &mut Removal<'_>) -> Result
 }
 
 fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
-    fs::rename(from, to).map_err(failed("rename to", to))
+    steps::rename(from, to).map_err(failed("rename to", to))
 }
 
 /// Has the refs below `to` be those below `from`, one file after the other: not every file system has a directory change
@@ -223,7 +225,7 @@ fn replace(from: &Path, to: &Path, removal: &mut Removal<'_>) -> Result<(), Rest
 }
 
 fn make(directory: &Path) -> Result<(), RestoreError> {
-    match fs::create_dir(directory) {
+    match steps::create_dir(directory) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed("create", directory)(e)),
         _ => Ok(()),
     }
@@ -287,7 +289,7 @@ fn configuration(
 
 /// A file of the repository with what it says, in the place of what was there.
 pub(super) fn write(path: &Path, text: &[u8], scratch: &Path) -> Result<(), RestoreError> {
-    let written = File::create(scratch).and_then(|mut file| io::Write::write_all(&mut file, text));
+    let written = steps::create(scratch).and_then(|mut file| io::Write::write_all(&mut file, text));
     written.map_err(failed("write", scratch))?;
     put(scratch, path)
 }

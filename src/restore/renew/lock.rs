@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 
 use crate::limits::{LOCK_NAMES_MAX, LOCK_TRIES_MAX};
 use crate::restore::error::{RestoreError, failed};
+use crate::restore::steps;
 
 /// What is in them.
 const SAYS: &[u8] = b"a tarpon restore brings this working copy to another commit\n";
@@ -64,7 +65,7 @@ impl Locks {
             }
         }
         for above in missing.into_iter().rev() {
-            match fs::create_dir(above) {
+            match steps::create_dir(above) {
                 Ok(()) => self.made.push(above.to_owned()),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(failed("create", above)(e)),
@@ -79,11 +80,11 @@ impl Locks {
             return Ok(true);
         }
         let (scratch, lock) = (self.scratch()?, lock_of(path));
-        let mut linked = fs::hard_link(&scratch, &lock);
+        let mut linked = steps::hard_link(&scratch, &lock);
         for _ in 0..LOCK_TRIES_MAX {
             match &linked {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && remove_left(&lock) => {
-                    linked = fs::hard_link(&scratch, &lock);
+                    linked = steps::hard_link(&scratch, &lock);
                 }
                 _ => break,
             }
@@ -105,10 +106,10 @@ impl Locks {
             return Ok(self.ours.join(self.files.len().to_string()));
         }
         if self.files.is_empty() {
-            fs::create_dir_all(&self.ours).map_err(failed("create", &self.ours))?;
+            steps::create_dir_all(&self.ours).map_err(failed("create", &self.ours))?;
         }
         let scratch = self.ours.join((self.files.len() + 1).to_string());
-        let mut file = File::create_new(&scratch).map_err(failed("create", &scratch))?;
+        let mut file = steps::create_new(&scratch).map_err(failed("create", &scratch))?;
         let written = file.write_all(SAYS);
         written.map_err(failed("write", &scratch))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
@@ -129,7 +130,7 @@ impl Locks {
         let lock = lock_of(path);
         // It may lie in a directory that has gone, and in its place somebody else's.
         if self.files.iter().any(|file| is_at(file, &lock)) {
-            let _ = fs::remove_file(lock);
+            let _ = steps::remove_file(lock);
         }
     }
 }
@@ -139,7 +140,7 @@ impl Drop for Locks {
         self.taken.iter().for_each(|path| self.remove(path));
         // What has come into one keeps it.
         for made in self.made.iter().rev() {
-            let _ = fs::remove_dir(made);
+            let _ = steps::remove_dir(made);
         }
     }
 }
@@ -193,7 +194,7 @@ fn remove_left(path: &Path) -> bool {
         return false;
     }
     // Somebody else may have removed it and made his own.
-    is_at(&file, path) && fs::remove_file(path).is_ok()
+    is_at(&file, path) && steps::remove_file(path).is_ok()
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -20,8 +20,10 @@ use super::checkout::Checkout;
 use super::copy::{Copy, Place, is_of};
 use super::entries::Entries;
 use super::held::{AllHeld, HeldError};
+use super::note::Way;
 use super::plan::{Before, Seen};
 use super::refusal::{expect_no_repository, not_taken};
+use super::rests;
 use super::scratch::Scratch;
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::limits::GIT_FILE_BYTES_MAX;
@@ -31,7 +33,7 @@ use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitmodules::{self, Submodule};
 use crate::restore::kept;
 use crate::restore::losses::Losses;
-use crate::restore::moves::{Moves, came_meanwhile};
+use crate::restore::moves::Moves;
 use crate::restore::nested;
 use crate::restore::path::as_path;
 use crate::restore::quota::{Allowed, Quota};
@@ -49,8 +51,8 @@ pub(super) struct Around<'m> {
     pub staging: &'m Staging,
     pub copy: &'m Copy,
     pub entries: &'m Entries,
-    /// Whether a run was killed here.
-    pub is_left: bool,
+    /// What a run has left that was killed here.
+    pub left: Option<&'m Way>,
     /// The commit that is there.
     pub head: Option<ObjectId>,
 }
@@ -60,11 +62,15 @@ pub(super) struct Modules<'m> {
     around: Around<'m>,
     site: Site<'m>,
     all: Vec<Submodule>,
+    /// Those of the commit that is there, where a run was killed.
+    were: Vec<Submodule>,
     jobs: Vec<Job>,
     gone: Vec<Checkout>,
     /// What goes below `modules`, relative to the repository.
     repositories: Vec<PathBuf>,
-    /// What was looked at of each, unless it may go with whatever it has.
+    /// What a run that was killed has left of others there.
+    rests: Vec<PathBuf>,
+    /// What was looked at of each of `repositories`, unless it may go with whatever it has.
     held: Vec<AllHeld>,
 }
 
@@ -76,32 +82,36 @@ impl<'m> Modules<'m> {
         changes: &Changes,
         (tree, commit): (&Path, Option<ObjectId>),
     ) -> Result<Modules<'m>, RestoreError> {
-        let of = |commit: Option<ObjectId>, changes: Option<&Changes>| {
-            let links = links(around.entries, changes);
-            let commit = commit.map(|id| id.to_string()).unwrap_or_default();
-            gitmodules::of_commit(site.stop, tree, &commit, &links)
-        };
-        let all = of(commit, Some(changes))?;
-        // A run that was killed may have come to the files of one that goes, and not to its repository.
-        let were = match around.is_left {
-            true => of(around.head, None)?,
-            false => Vec::new(),
+        let links = |changes| links(around.entries, changes);
+        let hex = |commit: Option<ObjectId>| commit.map(|id| id.to_string()).unwrap_or_default();
+        let all = gitmodules::of_commit(site.stop, tree, &hex(commit), &links(Some(changes)))?;
+        // A run that was killed may have come to the files of one that goes, and not to its repository, or to those of one
+        // that comes, and not to the settings. The index may be the new one by then.
+        let (were, named) = match around.left {
+            Some(left) => {
+                let (head, links) = (hex(around.head), links(None));
+                let were = gitmodules::of_other_commit(site.stop, tree, &head, &links)?;
+                (were, left.repositories.clone())
+            }
+            None => Default::default(),
         };
         let mut modules = Modules {
             around,
             site,
             all,
+            were,
             jobs: Vec::new(),
             gone: Vec::new(),
             repositories: Vec::new(),
+            rests: rests::of(&around.copy.git_dir, named),
             held: Vec::new(),
         };
-        modules.sort(&were)?;
+        modules.sort()?;
         Ok(modules)
     }
 
-    /// Says which stay, come and go, where some `were` there before a run that was killed.
-    fn sort(&mut self, were: &[Submodule]) -> Result<(), RestoreError> {
+    /// Says which stay, come and go.
+    fn sort(&mut self) -> Result<(), RestoreError> {
         let mut there = BTreeMap::new();
         for number in 0..self.around.entries.len() {
             let entry = self.around.entries.get(number);
@@ -113,7 +123,7 @@ impl<'m> Modules<'m> {
         }
         for one in self.all.clone() {
             let mut old = there.remove(&one.path);
-            if old.is_none() && self.around.is_left {
+            if old.is_none() && self.around.left.is_some() {
                 // The run that was killed had come so far.
                 old = self.checkout(&one.path)?;
             }
@@ -136,24 +146,27 @@ impl<'m> Modules<'m> {
         self.gone.extend(there.into_values());
         let gone = self.gone.iter().map(|gone| gone.repository.clone());
         self.repositories.extend(gone);
-        let left = were.iter().filter(|one| {
+        let left = self.were.iter().filter(|one| {
             let is_named = |other: &Submodule| other.name == one.name;
             let link = self.around.staging.target().join(&one.path).join(".git");
             !self.all.iter().any(is_named) && fs::symlink_metadata(link).is_err()
         });
         let left = left.map(|one| Path::new("modules").join(&one.name));
         let is_there = |path: &PathBuf| self.around.copy.git_dir.join(path).join("HEAD").exists();
-        self.repositories.extend(left.filter(is_there));
+        let left: Vec<PathBuf> = left.filter(is_there).collect();
+        self.repositories.extend(left);
         self.repositories.sort_unstable();
         // What is inside of one goes with it.
         self.repositories
             .dedup_by(|later, first| later.starts_with(&*first));
+        rests::keep_apart(&mut self.rests, &self.repositories);
         let target = self.around.staging.target();
         for stays in self.jobs.iter().filter_map(|job| job.stays.as_ref()) {
             let is_inside = |gone: &PathBuf| {
                 let gone = self.around.copy.git_dir.join(gone);
                 stays.git_dir.starts_with(gone)
             };
+            self.rests.retain(|rest| !is_inside(rest));
             if self.repositories.iter().any(is_inside) {
                 let why = "the repository of a submodule is inside of another one's";
                 return Err(not_taken(target, why));
@@ -228,12 +241,21 @@ impl<'m> Modules<'m> {
             let is_repository = there.join("HEAD").exists();
             if is_repository {
                 self.repositories.push(above.to_owned());
-            } else if above == path && there.exists() {
+            } else if above == path && there.exists() && !rests::has(&self.rests, &path) {
                 let why = format!("its .git/{} is no repository", path.display());
                 return Err(not_taken(self.around.staging.target(), why));
             }
         }
         Ok(())
+    }
+
+    /// The repositories that go, relative to the one around them.
+    pub(super) fn going(&self) -> Vec<PathBuf> {
+        self.repositories
+            .iter()
+            .chain(&self.rests)
+            .cloned()
+            .collect()
     }
 
     /// The places of those whose files go.
@@ -316,7 +338,7 @@ impl<'m> Modules<'m> {
         self.site.index_bytes_left -= seen.entries.bytes.len() as u64;
         let is_lost = |path: &PathBuf| {
             // A run that was killed may have taken it away.
-            !self.around.is_left || fs::symlink_metadata(dir.join(path)).is_ok()
+            self.around.left.is_none() || fs::symlink_metadata(dir.join(path)).is_ok()
         };
         if !args.force {
             let changed = seen.looked.changed.iter();
@@ -370,9 +392,15 @@ impl<'m> Modules<'m> {
         let is_one = |name: &[u8]| self.all.iter().any(|one| one.name.as_bytes() == name);
         // What else is set of one is its user's.
         config.retain("submodule", NOTED, is_one);
+        // One that seems to stay may have come with a run that was killed: what is set is of the one before.
+        let were = self
+            .were
+            .iter()
+            .filter(|was| self.site.has_set(&config, was));
+        let were: Vec<&str> = were.map(|was| &*was.name).collect();
         let stays = |one: &Submodule| {
             let mut stay = self.jobs.iter().filter(|job| job.stays.is_some());
-            stay.any(|job| job.one.name == one.name)
+            stay.any(|job| job.one.name == one.name) && !were.contains(&&*one.name)
         };
         self.site.configure(&mut config, &self.all, stays)?;
         Ok(config.text())
@@ -418,19 +446,11 @@ impl<'m> Modules<'m> {
             }
             let git = gone.path.join(".git");
             files.take_away(&git)?;
-            files.remove_emptied(&git);
+            files.remove_emptied(&git)?;
         }
-        for (number, path) in self.repositories.iter().enumerate() {
-            // One that goes piece by piece is looked at once for all of them.
-            let there = self.around.copy.git_dir.join(path);
-            let is_same = self.is_held(number, &there).map_err(|why| {
-                kept::not_told(self.around.staging.target(), why.to_string().into())
-            })?;
-            if !is_same {
-                return Err(came_meanwhile(&there));
-            }
+        for path in self.repositories.iter().chain(&self.rests) {
             repositories.take_away(path)?;
-            repositories.remove_emptied(path);
+            repositories.remove_emptied(path)?;
         }
         Ok(())
     }
@@ -450,14 +470,9 @@ impl<'m> Modules<'m> {
 
     /// Whether the repository that was moved from `path` is as it was when it was looked at, and one that goes.
     pub(super) fn may_go(&self, path: &Path, now: &Path) -> io::Result<bool> {
-        let is_one = |gone: &PathBuf| path.starts_with(gone);
-        let Some(number) = self.repositories.iter().position(is_one) else {
-            return Ok(false);
+        let Some(number) = self.repositories.iter().position(|gone| gone == path) else {
+            return Ok(self.rests.iter().any(|rest| rest == path));
         };
-        if self.repositories[number] != path {
-            // A file system that does not move directories has it go piece by piece.
-            return Ok(true);
-        }
         self.is_held(number, now).map_err(io::Error::other)
     }
 

@@ -6,8 +6,6 @@
 //! more. What was recorded and never pushed is not. The server's word for that is not enough: it gives the commit's bytes,
 //! which nobody has who was never given them.
 
-use std::fs;
-
 use gix::ObjectId;
 use gix::objs::Kind;
 
@@ -26,6 +24,7 @@ use crate::restore::objects::Objects;
 use crate::restore::refs::Refs;
 use crate::restore::run::Room;
 use crate::restore::staging::Staging;
+use crate::restore::steps;
 
 /// Looks for it.
 pub(super) struct Own<'o> {
@@ -93,7 +92,7 @@ impl Own<'_> {
         let came = scratch::fetch_commit(link, room, hash, commit)
             .and_then(|()| Objects::open(&tree, hash, link.stop)?.kind(commit));
         // Another detached HEAD may be asked for at the next look.
-        let is_gone = fs::remove_dir_all(&tree).is_ok();
+        let is_gone = steps::remove_dir_all(&tree).is_ok();
         matches!(came, Ok(Some(Kind::Commit))) && is_gone
     }
 }

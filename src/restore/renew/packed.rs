@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::limits::{OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, PACKED_LINE_BYTES_MAX};
 use crate::refs;
 use crate::restore::error::{RestoreError, failed};
+use crate::restore::steps;
 
 const BRANCHES: &[u8] = b"refs/heads/";
 
@@ -39,7 +40,7 @@ pub(super) fn without_branches(
     }
     let old = File::open(&path).map_err(failed("open", &path))?;
     let mut old = BufReader::new(old);
-    let mut new = BufWriter::new(File::create(to).map_err(failed("create", to))?);
+    let mut new = BufWriter::new(steps::create(to).map_err(failed("create", to))?);
     let (mut line, mut is_branch) = (Vec::new(), false);
     loop {
         line.clear();
@@ -62,7 +63,7 @@ pub(super) fn without_branches(
         }
     }
     new.flush().map_err(failed("write", to))?;
-    let kept = fs::metadata(&path).and_then(|old| fs::set_permissions(to, old.permissions()));
+    let kept = fs::metadata(&path).and_then(|old| steps::set_permissions(to, old.permissions()));
     kept.map_err(failed("set the mode of", to))
 }
 

@@ -17,6 +17,7 @@ use crate::restore::names::Names;
 use crate::restore::proof;
 use crate::restore::run::{self, Room};
 use crate::restore::staging::Staging;
+use crate::restore::steps;
 
 const PACKS: &str = "objects/pack";
 const INFO: &str = "objects/info";
@@ -129,8 +130,8 @@ fn remove_caches(before: &Before) -> Result<(), RestoreError> {
 fn remove(path: &Path) -> Result<(), RestoreError> {
     let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     let removed = match is_directory {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
+        true => steps::remove_dir_all(path),
+        false => steps::remove_file(path),
     };
     match removed {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
@@ -150,13 +151,14 @@ pub(super) fn clean(
         before.copy.git_dir.join("index"),
         scratch.join(".git/index"),
     );
-    std::os::unix::fs::symlink(&index, &ours).map_err(failed("link", &ours))?;
+    steps::symlink(&index, &ours).map_err(failed("link", &ours))?;
     let own = staging.old();
     let own = own.parent().and_then(Path::file_name).unwrap_or_default();
     let own = format!("/{}", own.to_string_lossy());
     let args = ["clean", "-ffdx", "-e", &own];
     let at = (&**scratch, staging.target());
     let input = std::process::Stdio::null();
+    steps::step().map_err(failed("clean", staging.target()))?;
     let cleaned = run::of_files(link.stop, at, room.until, input, &args);
     // A line for each: of a directory that goes with all in it, one.
     let count = |said: Vec<u8>| said.iter().filter(|byte| **byte == b'\n').count();

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::held::Held;
@@ -15,6 +15,7 @@ use crate::refs;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::names::Names;
 use crate::restore::path::as_path;
+use crate::restore::steps;
 
 /// Where the upstream's refs are.
 const REMOTES: &str = "refs/remotes";
@@ -99,7 +100,7 @@ impl<'r> Removal<'r> {
                 path.display()
             )));
         }
-        fs::rename(from, path).map_err(failed("rename to", path))
+        steps::rename(from, path).map_err(failed("rename to", path))
     }
 
     /// Removes those below a directory, and that itself unless something stays there, or somebody has a lock.
@@ -126,7 +127,7 @@ impl<'r> Removal<'r> {
             Some(_) if is_directory_itself(&logs) => self.clear_logs_below(&logs, branch),
             // A link goes alone.
             _ if fs::symlink_metadata(&logs).is_ok_and(|found| !found.is_dir()) => remove(&logs),
-            _ => match fs::remove_dir_all(&logs) {
+            _ => match steps::remove_dir_all(&logs) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &logs)(e)),
                 _ => Ok(()),
             },
@@ -169,14 +170,14 @@ fn remove_below(root: &Path, path: &Path) -> Result<(), RestoreError> {
         };
     }
     let name = path.file_name().unwrap_or_default();
-    match rustix::fs::unlinkat(&directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(RestoreError::disk("remove", &whole, e)),
+    match steps::remove_at(&directory, name) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &whole)(e)),
+        _ => Ok(()),
     }
 }
 
 pub(super) fn remove(path: &Path) -> Result<(), RestoreError> {
-    match fs::remove_file(path) {
+    match steps::remove_file(path) {
         Err(e)
             if !matches!(
                 e.kind(),
@@ -190,7 +191,7 @@ pub(super) fn remove(path: &Path) -> Result<(), RestoreError> {
 }
 
 fn remove_directory(directory: &Path) -> Result<(), RestoreError> {
-    match fs::remove_dir(directory) {
+    match steps::remove_dir(directory) {
         Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => {
             Err(failed("remove", directory)(e))
         }

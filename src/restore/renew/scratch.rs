@@ -1,9 +1,8 @@
 //! A repository of ours that sees the objects of a working copy's and no more of it: what comes for that is fetched
 //! into this one, looked at by way of it, and only then moved over.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
@@ -18,6 +17,7 @@ use crate::restore::error::{RestoreError, failed};
 use crate::restore::link::Link;
 use crate::restore::local::check_files;
 use crate::restore::run::{self, Room};
+use crate::restore::steps;
 
 const PACKS: &str = "objects/pack";
 const SHALLOW: &str = "shallow";
@@ -49,7 +49,7 @@ impl Scratch {
         let shallow = shallow(copy)?;
         prepare((&copy.git_dir, shallow), &git_dir, copy.hash()).map_err(unmade)?;
         if let Some(text) = exclude(copy)? {
-            fs::write(git_dir.join(EXCLUDE), text).map_err(unmade)?;
+            steps::write(git_dir.join(EXCLUDE), text).map_err(unmade)?;
         }
         let head = tips(&copy.git_dir, &git_dir, copy.hash()).map_err(|e| match e {
             TipsError::Io(e) => unmade(e),
@@ -66,7 +66,7 @@ impl Scratch {
 
     /// Leaves what has come in a directory, for a repository that takes it.
     pub(super) fn leave(&self, to: &Path) -> Result<(), RestoreError> {
-        fs::create_dir_all(to).map_err(failed("create", to))?;
+        steps::create_dir_all(to).map_err(failed("create", to))?;
         let git_dir = self.git_dir();
         carry(&git_dir.join(PACKS), to)?;
         let shallow = git_dir.join(SHALLOW);
@@ -113,9 +113,9 @@ impl Scratch {
                 bytes += found.len();
                 let name = path.file_name().unwrap_or_default();
                 let to = to.join(name);
-                fs::rename(&path, &to).map_err(failed("rename to", &to))?;
+                steps::rename(&path, &to).map_err(failed("rename to", &to))?;
                 // What is looked at from here on is where it was.
-                symlink(&to, &path).map_err(failed("link", &path))?;
+                steps::symlink(&to, &path).map_err(failed("link", &path))?;
             }
         }
         Ok(bytes)
@@ -137,7 +137,7 @@ fn carry(from: &Path, to: &Path) -> Result<(), RestoreError> {
 
 /// Moves a file; on another file system it stays, and what is in it comes again.
 fn rename(from: &Path, to: &Path) -> Result<(), RestoreError> {
-    match fs::rename(from, to) {
+    match steps::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => Ok(()),
         renamed => renamed.map_err(failed("rename to", to)),
     }
@@ -191,10 +191,10 @@ fn shallow(copy: &Copy) -> Result<Option<Vec<u8>>, RestoreError> {
 
 /// Makes a repository that has nothing, with `settings`.
 fn begin(git_dir: &Path, hash: Kind, settings: &str) -> io::Result<()> {
-    fs::create_dir_all(git_dir.join(PACKS))?;
-    fs::create_dir_all(git_dir.join("refs"))?;
-    fs::create_dir_all(git_dir.join("info"))?;
-    fs::write(git_dir.join("HEAD"), "ref: refs/heads/none\n")?;
+    steps::create_dir_all(git_dir.join(PACKS))?;
+    steps::create_dir_all(git_dir.join("refs"))?;
+    steps::create_dir_all(git_dir.join("info"))?;
+    steps::write(git_dir.join("HEAD"), "ref: refs/heads/none\n")?;
     let format = match hash {
         Kind::Sha1 => "0\n".into(),
         kind => format!("1\n[extensions]\n\tobjectformat = {kind}\n"),
@@ -204,7 +204,7 @@ fn begin(git_dir: &Path, hash: Kind, settings: &str) -> io::Result<()> {
         "[core]\n\tbare = false\n\tcommitGraph = false\n\tmultiPackIndex = false\n\
          \trepositoryformatversion = {format}{settings}"
     );
-    fs::write(git_dir.join("config"), config)
+    steps::write(git_dir.join("config"), config)
 }
 
 /// Makes the repository at `ours` with the objects of the one at `theirs`, and with what is `shallow` there.
@@ -217,7 +217,7 @@ fn prepare((theirs, shallow): (&Path, Option<Vec<u8>>), ours: &Path, hash: Kind)
         if is_loose && entry.file_type()?.is_dir() {
             check_files(&entry.path())?;
             let to = ours.join("objects").join(entry.file_name());
-            symlink(entry.path(), to)?;
+            steps::symlink(entry.path(), to)?;
         }
     }
     for entry in fs::read_dir(objects.join("pack"))? {
@@ -230,10 +230,10 @@ fn prepare((theirs, shallow): (&Path, Option<Vec<u8>>), ours: &Path, hash: Kind)
         let is_whole =
             || path.with_extension("idx").is_file() && path.with_extension("pack").is_file();
         if is_known && entry.file_type()?.is_file() && is_whole() {
-            symlink(&path, ours.join(PACKS).join(entry.file_name()))?;
+            steps::symlink(&path, ours.join(PACKS).join(entry.file_name()))?;
         }
     }
-    shallow.map_or(Ok(()), |text| fs::write(ours.join(SHALLOW), text))
+    shallow.map_or(Ok(()), |text| steps::write(ours.join(SHALLOW), text))
 }
 
 /// What git ignores in a working copy and nowhere else; as git does it is read through a link, too.
@@ -256,7 +256,7 @@ fn exclude(copy: &Copy) -> Result<Option<Vec<u8>>, RestoreError> {
 fn tips(theirs: &Path, ours: &Path, hash: Kind) -> Result<Option<ObjectId>, TipsError> {
     let head = refs::read_head(theirs)?;
     let loose = refs::read_loose_within(theirs, OLD_LOOSE_REFS_BYTES_MAX)?;
-    let mut out = BufWriter::new(File::create_new(ours.join("packed-refs"))?);
+    let mut out = BufWriter::new(steps::create_new(ours.join("packed-refs"))?);
     let mut written = 0_u64;
     let mut write = |id: ObjectId| -> io::Result<()> {
         written += 1;

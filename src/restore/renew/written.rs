@@ -15,6 +15,7 @@ use crate::restore::dates::Dates;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::index::{Directory, is_of_kind, put};
 use crate::restore::path::as_path;
+use crate::restore::steps;
 use crate::restore::write::stopped;
 use crate::tree::index::{
     STAT_BYTES, STAT_FIELDS, SUBMODULE, extension_header, push_entry, push_header,
@@ -38,7 +39,7 @@ pub(super) fn write(
     dates: Dates,
 ) -> Result<(), RestoreError> {
     let unwritten = || failed("write", path);
-    let file = File::create(path).map_err(unwritten())?;
+    let file = steps::create(path).map_err(unwritten())?;
     let mut out = Out {
         file: BufWriter::with_capacity(1 << 20, &file),
         sum: Sum::new(parts.old.hash),
