@@ -150,6 +150,8 @@ pub(super) fn extract<'a>(
         packs.finish()?;
         packs.note(&mut archive)?;
     }
+    // Behind all that says why.
+    written.expect_whole()?;
     Ok(archive)
 }
 
@@ -177,6 +179,7 @@ fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
     let mut context = zstd_safe::DCtx::create();
     for task in queue {
         if shared.site.stop.is_set() {
+            shared.written.cut();
             continue;
         }
         let start = Instant::now();
@@ -445,14 +448,17 @@ fn bytes_to_decode(frame: &Frame) -> usize {
 mod tests {
     use super::super::quota::Quota;
     use super::super::stop::Stop;
+    use super::super::tar::Meta;
     use super::*;
     use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
-    /// A worker takes content with it that others wait for the room of.
-    #[test]
-    fn a_thread_that_panics_ends_the_restore() {
-        let root = tempfile::tempfile().unwrap();
-        let quota = Quota::new(Some(0), std::path::Path::new("/")).unwrap();
+    /// Has `check` look at an extraction into a directory.
+    fn attempt(check: impl FnOnce(&Shared<'_>, &Path)) {
+        let into = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(into.path()).unwrap();
+        let quota = Quota::new(Some(u64::MAX), Path::new("/")).unwrap();
         let (stop, progress) = (Stop::default(), Progress::default());
         let written = Written::default();
         let site = Site {
@@ -467,18 +473,128 @@ mod tests {
             failure: Mutex::new(None),
             written: &written,
         };
-        std::thread::scope(|scope| {
-            drop(Duty(&shared, "ends well"));
-            assert!(!stop.is_set());
-            let ends = scope.spawn(|| {
-                let _duty = Duty(&shared, "panics");
-                panic!("while others wait");
+        check(&shared, into.path());
+    }
+
+    /// A worker takes content with it that others wait for the room of.
+    #[test]
+    fn a_thread_that_panics_ends_the_restore() {
+        attempt(|shared, _| {
+            std::thread::scope(|scope| {
+                drop(Duty(shared, "ends well"));
+                assert!(!shared.site.stop.is_set());
+                let ends = scope.spawn(|| {
+                    let _duty = Duty(shared, "panics");
+                    panic!("while others wait");
+                });
+                ends.join().unwrap_err();
             });
-            ends.join().unwrap_err();
+            assert!(shared.site.stop.is_set());
+            let error = shared.failure.lock().unwrap().take().unwrap();
+            assert!(error.to_string().contains("that panics"), "{error}");
+            assert_eq!(error.exit_code(), 101);
         });
-        assert!(stop.is_set());
-        let error = shared.failure.into_inner().unwrap().unwrap();
-        assert!(error.to_string().contains("that panics"), "{error}");
-        assert_eq!(error.exit_code(), 101);
+    }
+
+    const DATE_S: i64 = 1_000_000_000;
+
+    /// Has the file `large` in two parts, and `small`, handed to workers: each in a task of its own.
+    fn hand_on(shared: &Shared<'_>, tasks: &Sender<Task>) {
+        let (budget, entries) = (
+            Budget::new(CONTENT_BYTES_MAX),
+            Budget::new(ENTRIES_BYTES_MAX),
+        );
+        let mut buffer = budget.try_take(8).unwrap();
+        buffer.bytes.extend(b"contents");
+        let content = Arc::new(Content::Decoded(buffer));
+        let mut archive = Archive::default();
+        let meta = |path| Meta {
+            path,
+            executable: false,
+            mtime_s: 0,
+        };
+        let mut batches = Batches {
+            budget: &entries,
+            tasks,
+            stop: shared.site.stop,
+            writer: &mut Writer::counting(shared.site, shared.written),
+            archive: &mut archive,
+            way: &mut None,
+            part: &mut None,
+            mtime_s: DATE_S,
+            content: &content,
+            batch: None,
+        };
+        let large = meta(b"large");
+        let small = meta(b"small");
+        let (first, second) = (0..4, 4..8);
+        let events = [
+            Event::Begin {
+                meta: large,
+                size: 8,
+            },
+            Event::Data {
+                offset: 0,
+                data: first,
+            },
+            Event::Data {
+                offset: 4,
+                data: second.clone(),
+            },
+            Event::Whole {
+                meta: small,
+                data: second,
+            },
+        ];
+        for event in events {
+            batches.take(event, b"contents", 0).unwrap();
+            batches.hand_on().unwrap();
+        }
+    }
+
+    /// A stop may come when all is handed to workers, and nobody else looks at it any more: whichever of their tasks it
+    /// comes before, what they leave out is not there, whole or dated.
+    #[test]
+    fn what_is_left_out_because_of_a_stop_is_never_taken_for_whole() {
+        const TASKS: usize = 3;
+        for done in 0..=TASKS {
+            attempt(|shared, into| {
+                let (tasks, queue) = unbounded();
+                hand_on(shared, &tasks);
+                drop(tasks);
+                assert_eq!(queue.len(), TASKS);
+                let (before, begins) = unbounded();
+                queue
+                    .iter()
+                    .take(done)
+                    .for_each(|task| before.send(task).unwrap());
+                drop(before);
+                work(&begins, shared);
+                shared.site.stop.set();
+                work(&queue, shared);
+                assert!(shared.failure.lock().unwrap().is_none());
+                assert_eq!(shared.written.expect_whole().is_ok(), done == TASKS);
+                let large = std::fs::metadata(into.join("large")).unwrap();
+                assert_eq!(large.mtime() == DATE_S, done >= 2, "{done}");
+                assert_eq!(into.join("small").exists(), done == TASKS);
+            });
+        }
+    }
+
+    /// Nobody has said that anything was left out.
+    #[test]
+    fn a_file_that_ends_before_its_time_is_not_whole() {
+        attempt(|shared, into| {
+            let mut writer = Writer::counting(shared.site, shared.written);
+            let file = writer.begin(b"a", false, DATE_S, 8).unwrap();
+            let part = |offset| file.write(offset, [&b"half"[..]].into_iter(), shared.site.stop);
+            let is_dated = || std::fs::metadata(into.join("a")).unwrap().mtime() == DATE_S;
+            part(0).unwrap();
+            shared.written.expect_whole().unwrap_err();
+            assert!(!is_dated());
+            part(4).unwrap();
+            shared.written.expect_whole().unwrap();
+            assert!(is_dated());
+        });
     }
 }

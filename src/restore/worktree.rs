@@ -201,6 +201,7 @@ impl Shared<'_, '_> {
             (Some(error), _) => return Err(error),
             (None, Err(())) => return Err(stopped()),
         };
+        self.written.expect_whole()?;
         if let Some(begun) = self.making.begun {
             // All that the commit has was found or made.
             Unpacked::of(self.written).check(all)?;

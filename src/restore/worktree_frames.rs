@@ -7,6 +7,7 @@
 //! the rates of [`choice`] that is sooner only before a third of the files is made, on a link that by then has become as fast
 //! as all frames need; what there is to gain is a part of that third.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -61,42 +62,43 @@ pub(super) fn unpack_frames(
     let served = Served::Parts(reel, source, manifest);
     let download = Download::new(source.link, served, Some(bytes));
     let unpacks = Unpacks::All(making.way.take());
+    let has_turned = AtomicBool::new(false);
     let watched = Watched {
         download: &download,
+        has_turned: &has_turned,
         rate_bytes_s: chosen.rate_bytes_s,
         may_turn,
         outer: making.site.stop,
     };
-    let (result, has_turned) = std::thread::scope(|scope| {
+    let result = std::thread::scope(|scope| {
         let (over, is_over) = channel::<()>();
         let watching = scope.spawn(move || watched.watch(&is_over));
         let feed = Feed::Frames(&chosen.stock);
         let at = (site, &written);
         let result = extract(&download, feed, at, making.dates, unpacks, |_| Ok(()));
         drop(over);
-        (result, watching.join().unwrap_or(false))
+        // One that panicked has turned nothing, or said so before.
+        let _ = watching.join();
+        result
     });
-    match result {
-        Ok(archive) => {
-            chosen
-                .stock
-                .fetch_all((&outer, manifest), &chosen.not_played);
-            Ok(Some(archive.unpacked))
-        }
-        // Whatever else has failed meanwhile: what is whole was in a frame with the right sum.
-        Err(_) if has_turned => {
-            let left = download.left().0;
-            source.link.progress.takes_back(left.unwrap_or_default());
-            // What is found is counted again.
-            site.quota.give_back_to(taken);
-            making.begun = Some(Begun {
-                there: Unpacked::of(&written),
-                is_sound: !written.is_unsummed(),
-            });
-            Ok(None)
-        }
-        Err(error) => Err(error),
+    // Where they were left off they are so, whatever has ended besides: with all, or with what else has failed meanwhile.
+    if has_turned.into_inner() {
+        let left = download.left().0;
+        source.link.progress.takes_back(left.unwrap_or_default());
+        // What is found is counted again.
+        site.quota.give_back_to(taken);
+        // What is whole was in a frame with the right sum.
+        making.begun = Some(Begun {
+            there: Unpacked::of(&written),
+            is_sound: !written.is_unsummed(),
+        });
+        return Ok(None);
     }
+    let archive = result?;
+    chosen
+        .stock
+        .fetch_all((&outer, manifest), &chosen.not_played);
+    Ok(Some(archive.unpacked))
 }
 
 /// Frames that are sooner.
@@ -146,13 +148,15 @@ struct Watched<'w, 'a> {
     /// What came in a second when they were chosen.
     rate_bytes_s: f64,
     may_turn: bool,
+    /// Set before they are ended, if they are left off.
+    has_turned: &'w AtomicBool,
     /// What ends the restore.
     outer: &'w Stop,
 }
 
 impl Watched<'_, '_> {
-    /// Ends them where the restore ends, or where packs are sooner by now; whether it was that.
-    fn watch(&self, is_over: &Receiver<()>) -> bool {
+    /// Ends them where the restore ends, or where packs are sooner by now.
+    fn watch(&self, is_over: &Receiver<()>) {
         let link = self.download.link;
         let (mut since, mut before, mut looks, mut waits) =
             (Instant::now(), link.progress.bytes(), 0, 0);
@@ -161,7 +165,7 @@ impl Watched<'_, '_> {
         {
             if self.outer.is_set() {
                 link.stop.set();
-                return false;
+                return;
             }
             // Where it is this machine that is slow, more packs would not make it faster.
             let (left_bytes, is_waited_for) = self.download.left();
@@ -182,12 +186,12 @@ impl Watched<'_, '_> {
                     had: 0,
                 };
                 if choice::takes_packs(left, rate_bytes_s) {
+                    self.has_turned.store(true, Ordering::Relaxed);
                     link.stop.set();
-                    return true;
+                    return;
                 }
             }
             (since, before, looks, waits) = (Instant::now(), bytes, 0, 0);
         }
-        false
     }
 }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -118,6 +118,10 @@ pub(super) struct Written {
     directories: AtomicU64,
     /// Whether some of it is of a frame whose sum has not come.
     is_unsummed: AtomicBool,
+    /// Whether somebody has left work out because of a stop.
+    is_cut: AtomicBool,
+    /// Files, wherever they are, that were begun and have not got their date yet.
+    undated: Arc<AtomicU64>,
 }
 
 impl Written {
@@ -133,6 +137,20 @@ impl Written {
 
     pub(super) fn is_unsummed(&self) -> bool {
         self.is_unsummed.load(Ordering::Relaxed)
+    }
+
+    /// Work was left out because of a stop. Whoever stops may do so when nobody else looks at it any more.
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing that writers were given to do was left out, and no file ends before its time: to be asked once they are done.
+    pub(super) fn expect_whole(&self) -> Result<(), RestoreError> {
+        let is_cut = self.is_cut.load(Ordering::Relaxed);
+        match is_cut || self.undated.load(Ordering::Acquire) > 0 {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
     }
 
     /// So much is there before them.
@@ -327,7 +345,11 @@ impl<'r> Writer<'r> {
             size,
             reserved: AtomicU64::new(0),
             left: AtomicU64::new(size),
+            undated: self.written.map(|written| written.undated.clone()),
         };
+        if let Some(undated) = &file.undated {
+            undated.fetch_add(1, Ordering::Relaxed);
+        }
         file.reserve(0)?;
         Ok(file)
     }
@@ -342,6 +364,8 @@ pub(super) struct PartFile {
     /// Up to where it has its space.
     reserved: AtomicU64,
     left: AtomicU64,
+    /// Where it counts until it has its date.
+    undated: Option<Arc<AtomicU64>>,
 }
 
 impl PartFile {
@@ -376,10 +400,14 @@ impl PartFile {
             write_all_at(&self.file, &self.path, offset + len, slice, stop)?;
             len += slice.len() as u64;
         }
-        match self.left.fetch_sub(len, Ordering::AcqRel) == len {
-            true => date(&self.file, &self.path, self.mtime_s),
-            false => Ok(()),
+        if self.left.fetch_sub(len, Ordering::AcqRel) != len {
+            return Ok(());
         }
+        date(&self.file, &self.path, self.mtime_s)?;
+        if let Some(undated) = &self.undated {
+            undated.fetch_sub(1, Ordering::AcqRel);
+        }
+        Ok(())
     }
 }
 
