@@ -25,7 +25,7 @@ use super::packs;
 use super::path::as_path;
 use super::refs::Refs;
 use super::stop::Stop;
-use super::tree;
+use super::tree::{self, Unpacked};
 use super::wanted::Checkout;
 use super::worktree::{From, Making, Proven, Task};
 use super::write::umask;
@@ -247,9 +247,12 @@ fn check_out(
     stop: &Stop,
 ) -> Result<Option<Proven>, RestoreError> {
     let Some(commit) = refs.commit() else {
-        return match archive.unpacked.files + archive.unpacked.directories {
-            0 => Ok(None),
-            _ => Err(RestoreError::entry(
+        // What was begun is there all the same: whoever makes a worktree settles it, and here nobody does.
+        let begun = making.and_then(|making| making.begun);
+        let begun = begun.map(|begun| begun.there).unwrap_or_default();
+        return match [archive.unpacked, begun] == [Unpacked::default(); 2] {
+            true => Ok(None),
+            false => Err(RestoreError::entry(
                 b".git/HEAD",
                 "the archive has files, but no commit that they are of",
             )),
@@ -406,7 +409,63 @@ fn value(text: &BStr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Progress;
+    use super::super::quota::Quota;
+    use super::super::worktree::Begun;
+    use super::super::write::Site;
     use super::*;
+
+    /// Whoever has put it there, and whether or not that was all.
+    #[test]
+    fn files_that_no_commit_has_are_refused() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = File::open(tree.path()).unwrap();
+        let quota = Quota::new(Some(u64::MAX), tree.path()).unwrap();
+        let (stop, progress, dates) = (Stop::default(), Progress::default(), Dates::now());
+        let mut archive = Archive::default();
+        archive.captured.begin(b".git/HEAD").unwrap();
+        archive.captured.push(b"ref: refs/heads/main\n").unwrap();
+        let captured = std::mem::take(&mut archive.captured);
+        let refs = Refs::read(&captured, Kind::Sha1, &stop).unwrap();
+        let nothing = Unpacked::default();
+        let files = |files, directories| Unpacked { files, directories };
+        for (unpacked, begun, is_refused) in [
+            (nothing, None, false),
+            (nothing, Some(nothing), false),
+            (nothing, Some(files(1, 0)), true),
+            (nothing, Some(files(0, 1)), true),
+            (files(1, 0), None, true),
+            (files(0, 1), Some(nothing), true),
+        ] {
+            archive.unpacked = unpacked;
+            let site = Site {
+                root: root.as_fd(),
+                umask: rustix::fs::Mode::empty(),
+                quota: &quota,
+                stop: &stop,
+            };
+            let mut making = Making {
+                site,
+                dates,
+                progress: &progress,
+                way: None,
+                task: Task::Make,
+                workers: 1,
+                begun: begun.map(|there| Begun {
+                    there,
+                    is_sound: true,
+                }),
+                made: None,
+            };
+            let how = (Modes::Told, Some(&mut making));
+            let made = check_out(tree.path(), &refs, &archive, dates, how, &stop);
+            assert_eq!(made.is_err(), is_refused, "{unpacked:?} {begun:?}");
+            if let Err(error) = made {
+                assert_eq!(error.exit_code(), 5);
+                assert!(error.to_string().contains("no commit"), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn whatever_origin_and_branch_are_git_reads_them_as_they_are() {
