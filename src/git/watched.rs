@@ -1,14 +1,18 @@
 //! A git that one thread runs to its end: it writes into files, which are looked at meanwhile.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, PipeReader, Read, Seek, SeekFrom};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal};
 
 use super::group::Group;
-use crate::limits::{GIT_KILL_GRACE_MS, GIT_STDERR_TAIL_BYTES, INTERRUPT_POLL_MS};
+use crate::limits::{
+    COUNTED_PIECE_BYTES, COUNTED_PIECES, GIT_KILL_GRACE_MS, GIT_STDERR_TAIL_BYTES,
+    INTERRUPT_POLL_MS,
+};
 
 /// How a git ended.
 pub(crate) enum Ended<O> {
@@ -70,6 +74,72 @@ impl Said {
         self.errors.read_to_end(&mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+/// What a git writes that is to be counted and not to be kept: it comes by pipes, so that no disk has to have room for it
+/// and nobody has to bound it. Only the end of its standard error stays.
+pub(crate) struct Counted {
+    out: PipeReader,
+    errors: PipeReader,
+    lines: u64,
+    end: Vec<u8>,
+}
+
+impl Counted {
+    /// Has `command` write into pipes.
+    pub(crate) fn of(command: &mut Command) -> io::Result<Counted> {
+        let ((out, out_end), (errors, errors_end)) = (io::pipe()?, io::pipe()?);
+        for pipe in [&out, &errors] {
+            // Of this end alone: a git does not come again by itself.
+            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+        }
+        command.stdout(out_end).stderr(errors_end);
+        Ok(Counted {
+            out,
+            errors,
+            lines: 0,
+            end: Vec::new(),
+        })
+    }
+
+    /// Takes what has come. To be called again and again, and once the git has ended.
+    pub(crate) fn take(&mut self) -> io::Result<()> {
+        let lines = &mut self.lines;
+        drain(&mut self.out, |piece| {
+            *lines += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+        })?;
+        let end = &mut self.end;
+        drain(&mut self.errors, |piece| {
+            end.extend_from_slice(piece);
+            end.drain(..end.len().saturating_sub(GIT_STDERR_TAIL_BYTES));
+        })
+    }
+
+    /// How many lines it has written to its standard output.
+    pub(crate) fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// See [`Said::errors`].
+    pub(crate) fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.end).into_owned()
+    }
+}
+
+/// Hands on what a pipe has, without a wait; no more of it at a time than leaves room for other things, and at least as
+/// much as a pipe holds.
+fn drain(pipe: &mut PipeReader, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = [0; COUNTED_PIECE_BYTES];
+    for _ in 0..COUNTED_PIECES {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => take(&buffer[..len]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the end of `child`, a group's leader, and asks for it when `is_to_stop` or `over` says

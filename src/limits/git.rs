@@ -28,6 +28,10 @@ const _: () =
 pub const UPSTREAM_SILENT_MS: u64 = 300_000;
 /// Time limit of one `git upload-pack`, slow clients included.
 pub const GIT_UPLOAD_LIMIT_MS: u64 = 6 * HOUR_MS;
+/// What a git says that is only counted is read in pieces of this size,
+pub const COUNTED_PIECE_BYTES: usize = 16 << 10;
+/// and so many of them at a time: all that a pipe holds, as the kernel makes one for anybody.
+pub const COUNTED_PIECES: usize = 64;
 /// How often whoever waits looks whether the restore is to stop.
 pub const INTERRUPT_POLL_MS: u64 = 50;
 /// How long git may take to say which credential helpers are configured.

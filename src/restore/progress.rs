@@ -150,8 +150,8 @@ impl Progress {
     }
 
     /// So much that is not tracked was removed.
-    pub(super) fn cleaned(&self, count: usize) {
-        let _ = self.cleaned.set(count as u64);
+    pub(super) fn cleaned(&self, count: u64) {
+        let _ = self.cleaned.set(count);
     }
 
     /// Whether any answer came.

@@ -15,7 +15,7 @@ use super::settings::{Settings, Users};
 use super::stop::Stop;
 use super::tls::TRUST;
 pub(super) use super::watch::Room;
-use super::watch::{Takes, output};
+use super::watch::{Takes, lines_of, output};
 use crate::git::{self, Configuration, Repository, Setup, Surroundings};
 
 /// Settings of the client, besides those that every git has: it is told nothing by files of the user
@@ -94,16 +94,39 @@ pub(super) fn of_files<A: AsRef<OsStr>>(
     input: Stdio,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let takes = Takes::Walk(until);
+    let command = among(tree, files, Takes::Walk(until), input, args);
+    match output(stop, command, &step(args), Takes::Walk(until)) {
+        Err(RestoreError::Git { detail, .. }) if detail == SAYS_NO => Ok(Vec::new()),
+        said => said,
+    }
+}
+
+/// Has git do something to the files of the worktree at `files` of which it says a line for each, and gives how many lines
+/// that are. There is no end to what it may say.
+pub(super) fn to_files<A: AsRef<OsStr>>(
+    stop: &Stop,
+    (tree, files): (&Path, &Path),
+    until: Instant,
+    args: &[A],
+) -> Result<u64, RestoreError> {
+    let command = among(tree, files, Takes::Walk(until), Stdio::null(), args);
+    lines_of(stop, command, &step(args), until)
+}
+
+/// A git among the files of the worktree at `files`, with the repository at `tree`.
+fn among<A: AsRef<OsStr>>(
+    tree: &Path,
+    files: &Path,
+    takes: Takes<'_>,
+    input: Stdio,
+    args: &[A],
+) -> Command {
     let mut command = own_command(tree, Peer::Nobody, takes, &Settings::default(), &[""; 0]);
     let mut worktree = OsString::from("--work-tree=");
     worktree.push(files);
     command.arg(worktree).args(args);
     command.current_dir(files).stdin(input);
-    match output(stop, command, &step(args), takes) {
-        Err(RestoreError::Git { detail, .. }) if detail == SAYS_NO => Ok(Vec::new()),
-        said => said,
-    }
+    command
 }
 
 /// The same for one that writes files.

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use super::arrivals::Arrivals;
@@ -10,7 +10,7 @@ use super::error::RestoreError;
 use super::quota::Quota;
 use super::stop::Stop;
 use crate::git::DISK_FULL_MESSAGES;
-use crate::git::watched::{self, Ended, Said};
+use crate::git::watched::{self, Counted, Ended, Said};
 use crate::io::child;
 use crate::io::growth::{self, Meter};
 use crate::limits::{
@@ -89,6 +89,54 @@ impl<'a> Takes<'a> {
     }
 }
 
+/// A step by its name in an error.
+#[derive(Clone, Copy)]
+struct Step<'s>(&'s str);
+
+impl Step<'_> {
+    fn failed(self, detail: String) -> RestoreError {
+        let step = self.0.to_owned();
+        RestoreError::Git { step, detail }
+    }
+
+    fn io(self, e: std::io::Error) -> RestoreError {
+        self.failed(e.to_string())
+    }
+
+    fn not_started(self, e: std::io::Error) -> RestoreError {
+        let advice = "install git, or name its directory in PATH";
+        self.failed(format!("it cannot be started: {e}: {advice}"))
+    }
+
+    /// How it ended, if nobody has ended it.
+    fn status(self, ended: Ended<Over>) -> Result<ExitStatus, RestoreError> {
+        match ended {
+            Ended::Itself(status) => Ok(status),
+            Ended::Over(Over::Quota(error)) => Err(error),
+            Ended::Over(Over::Output) => {
+                Err(self.failed("it was ended, as there is no end to what it says".into()))
+            }
+            Ended::Over(Over::Time) => {
+                Err(self.failed("it was ended, as it takes too long".into()))
+            }
+        }
+    }
+
+    /// Why one has failed that has said this of it.
+    fn reason(self, status: ExitStatus, text: &str, room: Option<Room<'_>>) -> RestoreError {
+        if let Some(why) = child::not_started(status.code(), text) {
+            return self.not_started(why);
+        }
+        match (full_disk(text), room) {
+            (Some(line), Some(room)) => {
+                let why = std::io::Error::new(std::io::ErrorKind::StorageFull, line);
+                RestoreError::disk("write with git to", room.tree, why)
+            }
+            _ => self.failed(format!("{status}: {}", reasons(text))),
+        }
+    }
+}
+
 /// Runs `command` and gives its standard output; `step` is its name in an error.
 pub(super) fn output(
     stop: &Stop,
@@ -96,20 +144,13 @@ pub(super) fn output(
     step: &str,
     takes: Takes<'_>,
 ) -> Result<Vec<u8>, RestoreError> {
-    let failed = |detail: String| RestoreError::Git {
-        step: step.to_owned(),
-        detail,
-    };
-    let io = |e: std::io::Error| failed(e.to_string());
-    let not_started = |e: std::io::Error| {
-        let advice = "install git, or name its directory in PATH";
-        failed(format!("it cannot be started: {e}: {advice}"))
-    };
+    let step = Step(step);
+    let io = |e| step.io(e);
     let mut said = Said::of(&mut command).map_err(io)?;
     let mut watch = Watch::new(&said, takes)?;
     let arrivals = takes.room().map(|room| Arrivals::watch(room.tree));
     let mut arrivals = arrivals.transpose()?;
-    let child = command.spawn().map_err(not_started)?;
+    let child = command.spawn().map_err(|e| step.not_started(e))?;
     let ended = watched::finish(child, || stop.is_set(), || watch.is_over()).map_err(io)?;
     let is_good = matches!(&ended, Ended::Itself(status) if status.success());
     if let (Some(room), false) = (takes.room(), is_good) {
@@ -121,32 +162,35 @@ pub(super) fn output(
     if let Some(arrivals) = arrivals {
         arrivals.keep();
     }
-    let status = match ended {
-        Ended::Itself(status) => status,
-        Ended::Over(Over::Quota(error)) => return Err(error),
-        Ended::Over(Over::Output) => {
-            return Err(failed(
-                "it was ended, as there is no end to what it says".into(),
-            ));
-        }
-        Ended::Over(Over::Time) => {
-            return Err(failed("it was ended, as it takes too long".into()));
-        }
+    let status = step.status(ended)?;
+    match status.success() {
+        true => said.output().map_err(io),
+        false => Err(step.reason(status, &said.errors().map_err(io)?, takes.room())),
+    }
+}
+
+/// Runs `command`, which writes into no repository, and gives how many lines it says: they are counted as they come, however
+/// many there are. It has to end by `until`.
+pub(super) fn lines_of(
+    stop: &Stop,
+    mut command: Command,
+    step: &str,
+    until: Instant,
+) -> Result<u64, RestoreError> {
+    let step = Step(step);
+    let io = |e| step.io(e);
+    let mut said = Counted::of(&mut command).map_err(io)?;
+    let child = command.spawn().map_err(|e| step.not_started(e))?;
+    let over = || {
+        said.take()?;
+        Ok((Instant::now() >= until).then_some(Over::Time))
     };
-    if status.success() {
-        return said.output().map_err(io);
+    let ended = watched::finish(child, || stop.is_set(), over).map_err(io)?;
+    let status = step.status(ended)?;
+    match status.success() {
+        true => Ok(said.lines()),
+        false => Err(step.reason(status, &said.errors(), None)),
     }
-    let text = said.errors().map_err(io)?;
-    if let Some(why) = child::not_started(status.code(), &text) {
-        return Err(not_started(why));
-    }
-    Err(match (full_disk(&text), takes.growth()) {
-        (Some(line), Some((room, _))) => {
-            let why = std::io::Error::new(std::io::ErrorKind::StorageFull, line);
-            RestoreError::disk("write with git to", room.tree, why)
-        }
-        _ => failed(format!("{status}: {}", reasons(&text))),
-    })
 }
 
 /// The line of a `git` that had no room on the disk. What comes from a server is about its own.
@@ -395,6 +439,37 @@ mod tests {
         assert!(error.to_string().ends_with("128: fatal: no"), "{error}");
         let error = says(warning);
         assert!(error.to_string().contains("twice"), "{error}");
+    }
+
+    /// What it says is no reason for anything but its end is.
+    #[test]
+    fn lines_are_counted_however_many_there_are() {
+        let count = |script: &str| {
+            let until = Instant::now() + Duration::from_secs(600);
+            lines_of(&Stop::default(), shell(script), "clean", until)
+        };
+        assert_eq!(
+            count("[ -p /dev/stdout ] && [ -p /dev/stderr ]").unwrap(),
+            0
+        );
+        // Also what is written last, and all of what a pipe holds.
+        assert_eq!(count("echo a; echo b >&2; echo c; printf d").unwrap(), 2);
+        assert_eq!(count("yes | head -n 32768").unwrap(), 32_768);
+        let bytes = RESTORE_GIT_OUTPUT_BYTES_MAX + 4;
+        let lines = count(&format!(
+            "yes xxxxxxx | head -c {bytes}; yes | head -c {bytes} >&2"
+        ));
+        assert_eq!(lines.unwrap(), bytes / 8);
+        let error = count("yes no | head -c 1000000 >&2; echo the reason >&2; exit 3").unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.ends_with("the reason") && said.len() < 20_000,
+            "{}",
+            said.len()
+        );
+        let until = Instant::now() + Duration::from_millis(50);
+        let error = lines_of(&Stop::default(), shell("yes"), "clean", until).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
     }
 
     /// A server has `git` say what it likes.

@@ -157,12 +157,10 @@ pub(super) fn clean(
     let own = format!("/{}", own.to_string_lossy());
     let args = ["clean", "-ffdx", "-e", &own];
     let at = (&**scratch, staging.target());
-    let input = std::process::Stdio::null();
     steps::step().map_err(failed("clean", staging.target()))?;
-    let cleaned = run::of_files(link.stop, at, room.until, input, &args);
     // A line for each: of a directory that goes with all in it, one.
-    let count = |said: Vec<u8>| said.iter().filter(|byte| **byte == b'\n').count();
-    let cleaned = cleaned.map(|said| link.progress.cleaned(count(said)));
+    let cleaned = run::to_files(link.stop, at, room.until, &args);
+    let cleaned = cleaned.map(|count| link.progress.cleaned(count));
     cleaned.map(|()| Alone).map_err(|error| match error {
         // It is the disk that keeps them, and not what has come.
         RestoreError::Git { detail, .. } => RestoreError::disk(
