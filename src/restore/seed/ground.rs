@@ -12,6 +12,8 @@ use rustix::io::Errno;
 
 /// Bits of those who are not the owner, with which they could change something.
 const OTHERS_WRITE: u32 = 0o022;
+/// The bit of a directory that is meant to be written to by all, as /tmp is.
+const STICKY: u32 = 0o1000;
 
 /// Why a directory is none of a seed's.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +24,17 @@ pub(super) enum Refused {
     NoDirectory,
     #[error("it belongs to user {owner}; name one of your own, or of root")]
     Foreign { owner: u32 },
-    #[error(
-        "others may write to it (mode {:o}): chmod go-w it, or name a directory in it that is not there yet",
-        .mode & 0o7777
-    )]
-    Open { mode: u32 },
+    #[error("others may write to it (mode {:o}): {}", .mode & 0o7777, advice(*.mode, *.is_own))]
+    Open { mode: u32, is_own: bool },
+}
+
+/// What is to be done about a directory of this mode that others may write to. All of it is safe: nobody is told to close a
+/// place that all have their files in.
+fn advice(mode: u32, is_own: bool) -> &'static str {
+    match is_own && mode & STICKY == 0 {
+        true => "chmod go-w it, or name a directory in it that is not there yet",
+        false => "name a directory in it that is not there yet",
+    }
 }
 
 fn failed<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> Refused {
@@ -38,7 +46,11 @@ fn failed<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> Refused {
 
 /// Whether what this user has is believed.
 fn is_believed(owner: u32) -> bool {
-    owner == 0 || owner == rustix::process::geteuid().as_raw()
+    owner == 0 || is_own(owner)
+}
+
+fn is_own(owner: u32) -> bool {
+    owner == rustix::process::geteuid().as_raw()
 }
 
 /// A directory whose names nobody has chosen but this user or root.
@@ -52,9 +64,9 @@ impl AsFd for Ground {
 }
 
 impl Ground {
-    /// Opens the directory at a path that the user has given, made if it is not there. One that is empty becomes his
-    /// alone; who opens it to others later has a reason. What others may write to stays as it is, empty or not: it may be
-    /// the place where all have their files.
+    /// Opens the directory at a path that the user has given, made if it is not there. One of his that is empty becomes his
+    /// alone, whoever may write to it, as volumes of containers are made for all; who opens it to others later has a reason.
+    /// What is meant for all stays as it is: it may be the place where they have their files.
     pub(super) fn open(path: &Path) -> Result<Ground, Refused> {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
@@ -69,13 +81,16 @@ impl Ground {
             (Ok(()), Err(errno)) => return Err(failed("open")(errno)),
         };
         let found = opened.metadata().map_err(failed("look at"))?;
-        let is_own = found.uid() == rustix::process::geteuid().as_raw();
-        let ground = Ground(opened).check()?;
-        if is_own && ground.names().is_ok_and(|mut names| names.next().is_none()) {
+        let ground = Ground(opened);
+        let is_for_all = found.mode() & STICKY != 0 && found.mode() & OTHERS_WRITE != 0;
+        if is_own(found.uid())
+            && !is_for_all
+            && ground.names().is_ok_and(|mut names| names.next().is_none())
+        {
             // Read-only places stay as they are.
             let _ = rustix::fs::fchmod(&ground, Mode::RWXU);
         }
-        Ok(ground)
+        ground.check()
     }
 
     /// The directory of this name in it.
@@ -99,7 +114,10 @@ impl Ground {
         match mode & OTHERS_WRITE == 0 {
             _ if !is_believed(owner) => Err(Refused::Foreign { owner }),
             true => Ok(self),
-            false => Err(Refused::Open { mode }),
+            false => Err(Refused::Open {
+                mode,
+                is_own: is_own(owner),
+            }),
         }
     }
 

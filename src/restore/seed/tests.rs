@@ -374,15 +374,41 @@ fn a_seed_of_somebody_else_is_refused_and_none_at_all_is_done_without() {
         fs::set_permissions(lab.path(), PermissionsExt::from_mode(mode)).unwrap();
         let error = open(&lab.args(&[])).unwrap_err();
         assert_eq!(error.exit_code(), 1);
-        assert!(error.to_string().contains("others"), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("others may write"), "{error}");
+        assert_eq!(error.contains("chmod go-w"), mode != 0o1777, "{error}");
     }
-    // Nor does one become this user's because nobody has put anything there yet.
+    // Nor does one that is meant for all become this user's because nobody has put anything there yet, or is told to.
     let mode = || fs::metadata(lab.path()).unwrap().mode() & 0o7777;
     fs::remove_file(lab.path().join("x")).unwrap();
     fs::set_permissions(lab.path(), PermissionsExt::from_mode(0o1777)).unwrap();
-    let error = open(&lab.args(&[])).unwrap_err().to_string();
-    assert!(error.contains("(mode 1777): chmod go-w"), "{error}");
+    let error = open(&lab.args(&[])).unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    let error = error.to_string();
+    assert!(
+        error.contains("(mode 1777): name a directory in it"),
+        "{error}"
+    );
+    assert!(!error.contains("chmod"), "{error}");
     assert_eq!(mode(), 0o1777);
+    // What is done as is said there.
+    let args = lab.args(&[]);
+    let inside = RestoreArgs {
+        seed: args.seed.as_ref().map(|seed| seed.join("inside")),
+        ..args
+    };
+    assert!(open(&inside).unwrap().is_some());
+    assert_eq!(mode(), 0o1777);
+    fs::remove_dir_all(lab.path().join("inside")).unwrap();
+    // As a volume is made for whoever may run in a container.
+    for open_mode in [0o777, 0o2777, 0o775, 0o1700] {
+        fs::set_permissions(lab.path(), PermissionsExt::from_mode(open_mode)).unwrap();
+        assert!(open(&lab.args(&[])).unwrap().is_some(), "{open_mode:o}");
+        assert_eq!(mode(), 0o700, "{open_mode:o}");
+        fs::read_dir(lab.path()).unwrap().for_each(|entry| {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        });
+    }
     fs::write(lab.path().join("x"), "").unwrap();
     // Opened to readers on purpose.
     fs::set_permissions(lab.path(), PermissionsExt::from_mode(0o755)).unwrap();
