@@ -271,23 +271,6 @@ impl Memories {
         });
     }
 
-    /// Notes that something may be left, so that it lasts: who uploads may end before a head names it.
-    pub(super) async fn owe_sweep(&self, place: &Place) -> Result<(), MirrorError> {
-        let known = self.of_place(place).await?;
-        if !known.is_some_and(|memory| memory.is_unswept) {
-            self.change(place, |memory| memory.is_unswept = true)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Whether that is noted.
-    pub(super) fn owes_sweep(&self, place: &Place) -> bool {
-        let known = self.known.borrow();
-        let known = known.get(place.dir());
-        known.is_some_and(|known| known.memory.is_unswept)
-    }
-
     /// Where that is so.
     pub(super) fn unswept(&self) -> Vec<Place> {
         let known = self.known.borrow();

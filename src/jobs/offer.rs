@@ -169,14 +169,13 @@ impl Jobs {
             let described = described.await??;
             let made = self.change_of((repo, archive), described, (&agreed, used));
             let (change, contents) = made.await;
-            // What is uploaded goes also if this server ends before a head names it, and what is named no more if nobody
-            // uses it.
-            shared.memories.owe_sweep(&place).await?;
             let stamp = (&mut SystemRandom, unix_ms());
             let (there, what) = ((base, &listing), (&change, &contents));
             let published = uploads.publish(&shared.objects, &place, there, what, stamp);
             match published.await? {
                 Published::Done(_) => {
+                    // What is named no more goes also if nobody uses it, or this server ends before.
+                    shared.memories.note_unswept(&place, true);
                     shared.look_within(&repo.name, self.kept());
                     if let Some(used) = used {
                         shared.note_said(repo, used);

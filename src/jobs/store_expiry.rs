@@ -10,11 +10,10 @@ use super::shared::{ShareError, Shared, causes};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{
-    LEASE_MS, STORE_EXPIRY_LOOK_MS, STORE_LEAST_USED_MAX, STORE_LISTED_DAYS, STORE_SWEEP_MS,
-    USED_STEP_MS,
+    LEASE_MS, STORE_EXPIRY_LOOK_MS, STORE_LEAST_USED_MAX, STORE_SWEEP_MS, USED_STEP_MS,
 };
 use crate::manifest::id::is_lower_hex;
-use crate::store::remote::collect::{Swept, sweep};
+use crate::store::remote::collect::sweep;
 use crate::store::remote::day::{Day, day_of};
 use crate::store::remote::expiry::{Fate, change_head, head_in};
 use crate::store::remote::head::{Condemned, Head};
@@ -42,8 +41,6 @@ struct Least {
 struct Totals {
     /// On which day.
     day: Day,
-    /// Whether it is the first one on it.
-    is_first: bool,
     repositories: usize,
     /// What heads name.
     named_bytes: u64,
@@ -115,13 +112,6 @@ impl Held<'_> {
             .give_back(objects, LEASE, self.me, random)
             .await?)
     }
-}
-
-/// Whether what is in a directory is listed on this day.
-fn is_turn_of(dir: &str, day: Day) -> bool {
-    let digits = dir.get(dir.len().saturating_sub(8)..).unwrap_or_default();
-    let number = u64::from_str_radix(digits, 16).unwrap_or(0);
-    number % STORE_LISTED_DAYS == day.looks % STORE_LISTED_DAYS
 }
 
 impl Jobs {
@@ -227,9 +217,8 @@ impl Jobs {
     async fn count_look(&self, shared: &Shared) -> Result<Option<Totals>, ShareError> {
         let date = day_of(unix_ms());
         let counted = used::count_look(&shared.objects, date, &mut SystemRandom).await?;
-        Ok(counted.map(|(looks, is_first)| Totals {
+        Ok(counted.map(|(looks, _)| Totals {
             day: Day { date, looks },
-            is_first,
             ..Totals::default()
         }))
     }
@@ -263,8 +252,7 @@ impl Jobs {
                 return Ok(());
             }
         }
-        let is_listed = seen.is_first && is_turn_of(dir, day);
-        seen.is_on_its_way |= self.sweep_idle(shared, &found, is_listed).await?;
+        self.sweep_idle(shared, &found).await?;
         seen.is_on_its_way |= head.is_empty() && !head.condemned.is_empty();
         if !head.is_empty() {
             seen.note(dir, head);
@@ -306,14 +294,8 @@ impl Jobs {
         Ok(is_done)
     }
 
-    /// Of a repository that nobody uses nobody removes what was condemned, or finds what nobody has named; whether something of
-    /// that is condemned now.
-    async fn sweep_idle(
-        &self,
-        shared: &Shared,
-        found: &Found,
-        is_listed: bool,
-    ) -> Result<bool, ShareError> {
+    /// Of a repository that nobody uses nobody removes what was condemned.
+    async fn sweep_idle(&self, shared: &Shared, found: &Found) -> Result<(), ShareError> {
         let Found { place, head, seen } = found;
         let now_unix_ms = unix_ms();
         let kept_ms = self.kept().as_millis() as u64;
@@ -321,12 +303,11 @@ impl Jobs {
             |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
         // What was given up is removed with what is condemned next; nothing is of an empty one.
         let is_left = head.is_empty() && !head.removed.is_empty();
-        if !is_listed && !is_left && !head.condemned.iter().any(is_due) {
-            return Ok(false);
+        if head.condemned.iter().any(is_due) || is_left {
+            let stamp = (&mut SystemRandom, now_unix_ms);
+            sweep(&shared.objects, (place, seen.as_ref()), is_due, stamp).await?;
         }
-        let (stamp, at) = ((&mut SystemRandom, now_unix_ms), (place, seen.as_ref()));
-        let swept = sweep(&shared.objects, at, is_due, stamp).await?;
-        Ok(matches!(swept, Swept::Done { condemned: 1.., .. }))
+        Ok(())
     }
 
     /// Empties what was used least lately, until no more is named than may be. What somebody used today or yesterday stays.
@@ -384,21 +365,6 @@ impl Jobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_is_listed_once_in_so_many_days() {
-        for number in 0..50_u64 {
-            let dir = format!(
-                "{REPOSITORIES}/{:032x}",
-                number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            );
-            let turns = (100..100 + STORE_LISTED_DAYS).filter(|looks| {
-                let (date, looks) = (1, *looks);
-                is_turn_of(&dir, Day { date, looks })
-            });
-            assert_eq!(turns.count(), 1, "{dir}");
-        }
-    }
 
     #[test]
     fn what_has_left_meanwhile_is_counted_no_more() {

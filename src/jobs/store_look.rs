@@ -232,23 +232,17 @@ impl Jobs {
             archive.set_offered(false);
             self.offer(repo, &archive);
         }
+        // Also if nobody uses it any more.
         if agreed.owed.is_some() {
             shared.look_within(&repo.name, self.again());
+        } else if !base.head.condemned.is_empty() {
+            shared.look_within(&repo.name, self.kept());
+        } else {
+            shared.memories.note_unswept(&place, false);
         }
         // The semaphore is never closed, so this only waits.
         let _turn = shared.looks.acquire().await;
-        let swept = self.sweep_if_due(shared, (repo, &place), base).await?;
-        // Also if nobody uses it any more.
-        match swept {
-            Some(Swept::Done { condemned: 1.., .. }) => {
-                shared.memories.note_unswept(&place, true);
-                shared.look_within(&repo.name, self.kept());
-            }
-            _ if !base.head.condemned.is_empty() => shared.look_within(&repo.name, self.kept()),
-            Some(Swept::Clean) => shared.memories.note_unswept(&place, false),
-            _ => {}
-        }
-        Ok(())
+        self.sweep_if_due(shared, (repo, &place), base).await
     }
 
     /// Removes what was replaced by this server, or by an earlier process of it, where nobody uses the repository now.
@@ -281,7 +275,7 @@ impl Jobs {
         let seen = memories.of_place(place).await?;
         let at = (place, seen.as_ref());
         let swept = sweep(&shared.objects, at, is_due, stamp).await?;
-        if let Swept::Clean = swept {
+        if let Swept::Clean | Swept::Done { condemned: 0, .. } = swept {
             let head = Base::read(&shared.objects, place).await?.head;
             if head.condemned.is_empty() {
                 shared.memories.note_unswept(place, false);
@@ -296,33 +290,32 @@ impl Jobs {
         shared: &Shared,
         (repo, place): (&Repo, &Place),
         base: &Base,
-    ) -> Result<Option<Swept>, ShareError> {
+    ) -> Result<(), ShareError> {
         let now_unix_ms = unix_ms();
         let kept_ms = self.kept().as_millis() as u64;
         let is_due =
             |condemned: &Condemned| now_unix_ms.saturating_sub(condemned.since_unix_ms) >= kept_ms;
         let has_due = base.head.condemned.iter().any(is_due);
-        // What was uploaded for nothing is found by who lists what is there.
-        let owes = base.head.condemned.is_empty() && shared.memories.owes_sweep(place);
         let take = |seen: &mut Seen| {
-            let is_time = has_due || owes || is_long_ago(seen.swept, STORE_SWEEP_MS);
+            let is_time = has_due || is_long_ago(seen.swept, STORE_SWEEP_MS);
             if is_time {
                 seen.swept = Some(Instant::now());
             }
             is_time
         };
         if !base.is_there() || !shared.with_seen(&repo.name, take) {
-            return Ok(None);
+            return Ok(());
         }
         let stamp = (&mut SystemRandom, now_unix_ms);
         let seen = shared.memories.of_place(place).await?;
         let at = (place, seen.as_ref());
-        let swept = sweep(&shared.objects, at, is_due, stamp).await?;
-        if let Swept::Done { condemned, removed } = swept {
+        if let Swept::Done { condemned, removed } =
+            sweep(&shared.objects, at, is_due, stamp).await?
+        {
             let repository = &*repo.name;
             tracing::debug!(repository, condemned, removed, "swept in the store");
         }
-        Ok(Some(swept))
+        Ok(())
     }
 }
 

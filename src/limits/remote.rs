@@ -118,8 +118,6 @@ pub const MEMORIES_KEPT: usize = 20_000;
 pub const LISTED_TWICE_MS: u64 = 10 * SECOND_MS;
 /// So many heads are looked at at once.
 pub const STORE_LOOKS_AT_ONCE: usize = 4;
-/// Of a repository that nobody uses what is there is listed on one of so many days on which somebody looks at all.
-pub const STORE_LISTED_DAYS: u64 = 7;
 /// What others may have left without a head that says so is looked for after so long.
 pub const STORE_SWEEP_MS: u64 = 24 * HOUR_MS;
 

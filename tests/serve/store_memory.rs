@@ -106,39 +106,6 @@ fn what_has_expired_is_told_though_the_mirror_is_gone() {
     assert_eq!(head_of(&store)["generation"], 1);
 }
 
-/// What a server has uploaded that was killed before it wrote a head goes once it is there again, though nobody has a mirror.
-#[test]
-fn what_was_uploaded_for_nothing_goes() {
-    let lab = small_lab();
-    let bucket = BucketServer::start(&lab.scratch("s3"));
-    let settings = || Settings {
-        state: lab.scratch("first"),
-        environment: bucket.environment(),
-        ..lab.settings()
-    };
-    let start = || {
-        let settings = settings().with(&["--store", "s3://farm"]);
-        settings.with_fault(OFTEN).start()
-    };
-    // It can be read, and not written.
-    bucket.deny(Some("head.json? if-"));
-    let mut first = start();
-    hit(&first, "small");
-    first.wait_logged("not shared yet");
-    first.kill();
-    drop(first);
-    evict_all(&lab.scratch("first"));
-    let dir = fs::read_dir(lab.scratch("s3/farm/v1/repos")).unwrap();
-    let dir = Vec::from_iter(dir).remove(0).unwrap().path();
-    let parts = || fs::read_dir(dir.join("parts")).map_or(0, Iterator::count);
-    assert!(parts() > 0 && !dir.join("head.json").exists());
-    bucket.deny(None);
-    lab.hide("small");
-    let first = start();
-    wait::until_true("it is removed", || parts() == 0);
-    first.stop();
-}
-
 /// Of a bucket that was restored to an earlier state nothing is served by who has had a later one, whether it has a mirror or
 /// not; of one that is another one it is.
 #[test]

@@ -37,7 +37,7 @@ pub struct Memory {
     /// The snapshot that this server has, as far as it is known in which generation that was made.
     #[serde(default)]
     pub held: Option<Held>,
-    /// This server has uploaded something or written a head, and has not seen since that nothing is left to be removed.
+    /// This server has written a head, and has not seen one since from which nothing is left to be removed.
     #[serde(default)]
     pub is_unswept: bool,
 }
