@@ -144,11 +144,11 @@ impl Jobs {
             let agreed = self.at_generation(shared, repo, &place).await?;
             let base = &agreed.base;
             let about = shared.about(&archive.want);
-            if !self.may_share(shared, repo, base).await? {
+            if !self.may_share(shared, repo, base).await {
                 archive.set_offered(false);
                 return Ok(OfferResult::Unused);
             }
-            let used = self.unsaid_use(shared, repo).await?;
+            let used = self.unsaid_use(shared, repo, Some(&base.head)).await;
             if agreed.owed.is_none() && is_known(shared, archive, (base, &place)).await? {
                 return Ok(OfferResult::Known);
             }

@@ -30,6 +30,7 @@ use crate::store::files::StoreError;
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::change::{About, Generation};
 use crate::store::remote::entry::EntryError;
+use crate::store::remote::head::Head;
 use crate::store::remote::key::{Identity, PartKey, Place, RandomId};
 use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::publish::{Base, RemoteError};
@@ -100,6 +101,8 @@ pub(super) struct Seen {
     pub(super) listed: Option<(RandomId, Instant)>,
     /// What is said of its uses.
     pub(super) uses: Uses,
+    /// How often something had been shared when it was emptied, and since when that is known.
+    pub(super) emptied: Option<(u64, Instant)>,
     /// When what nothing names was last looked for.
     pub(super) swept: Option<Instant>,
 }
@@ -107,7 +110,7 @@ pub(super) struct Seen {
 /// What of the uses of a repository is said, and when that is tried again.
 #[derive(Debug, Default)]
 pub(super) struct Uses {
-    /// The date up to which it is said.
+    /// The date of which it was said last.
     pub(super) said: u64,
     /// Not before.
     pub(super) again: Option<Instant>,
@@ -258,6 +261,7 @@ impl Shared {
             say_restored(place, &read.head, base.head.sequence);
         }
         seen.is_said = base.is_below();
+        seen.emptied = emptied_since(&base.head, seen.emptied);
         if before.is_none_or(|before| !before.is_as(&read)) {
             seen.last = Some(Rc::new(read));
         }
@@ -333,6 +337,15 @@ pub(super) fn place_of(repo: &Repo) -> Place {
         path: path.to_owned(),
         url: without_logins(&repo.url),
     })
+}
+
+/// How often something had been shared when a head was emptied, if it is, and since when that is known.
+fn emptied_since(head: &Head, before: Option<(u64, Instant)>) -> Option<(u64, Instant)> {
+    if !head.is_emptied() {
+        return None;
+    }
+    let known = before.filter(|(shares, _)| *shares == head.shares);
+    known.or_else(|| Some((head.shares, Instant::now())))
 }
 
 /// A cause and what caused it, in one line.

@@ -217,7 +217,7 @@ impl Jobs {
     async fn count_look(&self, shared: &Shared) -> Result<Option<Totals>, ShareError> {
         let date = day_of(unix_ms());
         let counted = used::count_look(&shared.objects, date, &mut SystemRandom).await?;
-        Ok(counted.map(|(looks, _)| Totals {
+        Ok(counted.map(|looks| Totals {
             day: Day { date, looks },
             ..Totals::default()
         }))

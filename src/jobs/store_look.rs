@@ -226,7 +226,7 @@ impl Jobs {
             let told = self.see_told(shared, (repo, &place), (&agreed, since));
             told.await?;
         } else if let Some(archive) = archive
-            && self.may_share(shared, repo, base).await?
+            && self.may_share(shared, repo, base).await
             && !is_shared(shared, (repo, &place), base, &archive).await?
         {
             archive.set_offered(false);

@@ -21,17 +21,21 @@ use crate::store::remote::used;
 
 /// A use that is not said yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Use(Day);
+pub(super) struct Use {
+    day: Day,
+    /// The head has named nothing before it, as this server has seen it.
+    is_since_emptied: bool,
+}
 
 impl Use {
     /// On which day it was.
     pub(super) fn day(self) -> Day {
-        self.0
+        self.day
     }
 
-    /// Whether it is later than what a head says.
+    /// Whether it is later than what a head says. What has left on a day whose use is said may be used later on the same day.
     pub(super) fn is_news(self, head: &Head) -> bool {
-        head.wants_day(self.0)
+        self.is_since_emptied || head.wants_day(self.day)
     }
 }
 
@@ -67,7 +71,7 @@ impl Jobs {
     }
 
     async fn tell_use(&self, shared: &Shared, repo: &Arc<Repo>) -> Result<(), ShareError> {
-        let Some(used) = self.unsaid_use(shared, repo).await? else {
+        let Some(used) = self.unsaid_use(shared, repo, None).await else {
             return Ok(());
         };
         // The semaphore is never closed, so this only waits.
@@ -90,35 +94,37 @@ impl Jobs {
     }
 
     /// Whether something is shared on top of a head: where what it has named has left since nobody used it, only by a use.
-    pub(super) async fn may_share(
-        &self,
-        shared: &Shared,
-        repo: &Repo,
-        base: &Base,
-    ) -> Result<bool, ShareError> {
+    pub(super) async fn may_share(&self, shared: &Shared, repo: &Repo, base: &Base) -> bool {
         if !base.head.is_emptied() {
-            return Ok(true);
+            return true;
         }
-        let used = self.unsaid_use(shared, repo).await?;
-        Ok(used.is_some_and(|used| used.is_news(&base.head)))
+        let used = self.unsaid_use(shared, repo, Some(&base.head)).await;
+        used.is_some_and(|used| used.is_news(&base.head))
     }
 
-    /// That somebody has asked for a repository, if no head says so yet as far as is known.
+    /// That somebody has asked for a repository, if no head says so yet as far as is known, or since this one names nothing.
     pub(super) async fn unsaid_use(
         &self,
         shared: &Shared,
         repo: &Repo,
-    ) -> Result<Option<Use>, ShareError> {
-        let Some(date) = shared.unsaid_date(repo) else {
-            return Ok(None);
+        head: Option<&Head>,
+    ) -> Option<Use> {
+        let is_since_emptied = head.is_some_and(|head| shared.is_used_since_emptied(repo, head));
+        let date = match is_since_emptied {
+            true => used_date(repo),
+            false => shared.unsaid_date(repo),
         };
+        let date = date?;
         let told_ms = self.faults.store_used_ms.unwrap_or(USED_TOLD_MS);
-        let looks = shared.looks_within(Duration::from_millis(told_ms)).await?;
+        let looks = shared.looks_within(Duration::from_millis(told_ms)).await;
         let today = Day {
             date: day_of(unix_ms()),
             looks,
         };
-        Ok(Some(Use(today.at(date))))
+        Some(Use {
+            day: today.at(date),
+            is_since_emptied,
+        })
     }
 }
 
@@ -129,9 +135,18 @@ impl Shared {
             .seen
             .borrow()
             .get(&repo.name)
-            .map(|seen| seen.uses.said);
-        let date = day_of(repo.asked.unix_ms());
-        (repo.asked.within(u64::MAX) && date > said.unwrap_or(0)).then_some(date)
+            .map_or(0, |seen| seen.uses.said);
+        used_date(repo).filter(|date| !is_said(said, *date, day_of(unix_ms())))
+    }
+
+    /// Whether somebody has asked for a repository since this server has first seen that its head names nothing any more.
+    fn is_used_since_emptied(&self, repo: &Repo, head: &Head) -> bool {
+        let seen = self.seen.borrow();
+        let emptied = seen.get(&repo.name).and_then(|seen| seen.emptied);
+        emptied.is_some_and(|(shares, first)| {
+            let ms = u64::try_from(first.elapsed().as_millis()).unwrap_or(u64::MAX);
+            shares == head.shares && repo.asked.within(ms)
+        })
     }
 
     fn is_use_due(&self, repo: &Repo) -> bool {
@@ -149,20 +164,59 @@ impl Shared {
     pub(super) fn note_said(&self, repo: &Repo, used: Use) {
         self.with_seen(&repo.name, |seen| {
             seen.uses = Uses {
-                said: seen.uses.said.max(used.day().date),
+                said: used.day().date,
                 again: None,
             };
         });
     }
 
-    async fn looks_within(&self, time: Duration) -> Result<u64, ShareError> {
-        if let Some((read, looks)) = self.looked_days.get()
+    /// Nothing that is right rests on it, so nothing fails where it cannot be read: the last one that is known holds, or none.
+    async fn looks_within(&self, time: Duration) -> u64 {
+        let known = self.looked_days.get();
+        if let Some((read, looks)) = known
             && read.elapsed() < time
         {
-            return Ok(looks);
+            return looks;
         }
-        let looks = used::looks(&self.objects).await?;
+        let looks = used::looks(&self.objects).await.unwrap_or_else(|why| {
+            tracing::debug!(
+                "on how many days somebody has looked at the store is not known: {}",
+                causes(&why)
+            );
+            known.map_or(0, |(_, looks)| looks)
+        });
         self.looked_days.set(Some((Instant::now(), looks)));
-        Ok(looks)
+        looks
+    }
+}
+
+/// The date on which somebody has asked for a repository, if anybody has. One that is still to come was one of a clock that
+/// was ahead: who asks now is noted anew.
+fn used_date(repo: &Repo) -> Option<u64> {
+    let date = day_of(repo.asked.unix_ms());
+    (repo.asked.within(u64::MAX) && date <= day_of(unix_ms())).then_some(date)
+}
+
+/// Whether the use of a date is said. What was said of a day that is still to come, by a clock that was ahead, is said no more.
+fn is_said(said: u64, date: u64, today: u64) -> bool {
+    (date..=today).contains(&said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_by_a_clock_that_was_ahead_is_not() {
+        for (said, date, is) in [
+            (0, 100, false),
+            (99, 100, false),
+            (100, 100, true),
+            (100, 98, true),
+            (101, 100, false),
+            (465, 100, false),
+        ] {
+            assert_eq!(is_said(said, date, 100), is, "{said} {date}");
+        }
     }
 }

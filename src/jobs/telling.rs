@@ -102,7 +102,7 @@ impl Jobs {
     ) -> Result<(), ShareError> {
         let is_over = since.elapsed() >= self.kept();
         let archive = repo.archive_of(&Want::default());
-        let may_share = self.may_share(shared, repo, &agreed.base).await?;
+        let may_share = self.may_share(shared, repo, &agreed.base).await;
         if let Some(archive) = archive.filter(|_| may_share && !repo.holds_expired()) {
             archive.set_offered(false);
             self.offer(repo, &archive);

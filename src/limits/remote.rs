@@ -155,5 +155,7 @@ pub const USED_DAY_MS: u64 = 24 * HOUR_MS;
 pub const STORE_EXPIRY_LOOK_MS: u64 = HOUR_MS / 2;
 /// A next look that is said to be later than in so many hours was said by a clock that is wrong.
 pub const STORE_LOOK_AHEAD_HOURS_MAX: u64 = 48;
+/// Two looks that are so many days apart are counted as following each other.
+pub const STORE_LOOK_GAP_DAYS_MAX: u64 = 7;
 /// So many of the repositories that were used least lately are known at once: 100 bytes each.
 pub const STORE_LEAST_USED_MAX: usize = 1 << 14;

@@ -31,7 +31,7 @@ impl Asked {
     pub(crate) fn note(&self) -> bool {
         let now = unix_ms();
         let was_idle = !self.within(IN_USE_MS);
-        if was_idle || now.saturating_sub(self.unix_ms()) >= ASKED_STEP_MS {
+        if was_idle || now.abs_diff(self.unix_ms()) >= ASKED_STEP_MS {
             self.unix_ms.store(now, Ordering::Relaxed);
             self.by_somebody.store(true, Ordering::Relaxed);
         }
@@ -46,7 +46,8 @@ impl Asked {
     /// Whether somebody has asked within so long.
     pub(crate) fn within(&self, ms: u64) -> bool {
         let is_asked = self.by_somebody.load(Ordering::Relaxed);
-        is_asked && unix_ms().saturating_sub(self.unix_ms()) < ms
+        // A clock that was ahead is none by which it is in use until then.
+        is_asked && unix_ms().abs_diff(self.unix_ms()) < ms
     }
 
     /// Whether somebody has asked lately.
@@ -188,5 +189,26 @@ impl Notes {
     /// Whether one was.
     pub(crate) fn copies_in_vain(&self) -> bool {
         self.copies_in_vain.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_ahead_keeps_nothing_in_use() {
+        let asked = Asked::default();
+        assert!(!asked.within(u64::MAX) && asked.note());
+        asked
+            .unix_ms
+            .store(unix_ms() + 1_000_000_000, Ordering::Relaxed);
+        assert!(!asked.is_in_use() && asked.within(u64::MAX));
+        assert!(asked.note() && asked.is_in_use());
+        // By less than it is in use for.
+        asked
+            .unix_ms
+            .store(unix_ms() + IN_USE_MS / 2, Ordering::Relaxed);
+        assert!(!asked.note() && asked.unix_ms() <= unix_ms());
     }
 }

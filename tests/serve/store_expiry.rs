@@ -148,6 +148,22 @@ fn what_has_left_comes_back_by_a_use_alone() {
     assert!(used_day(&lab, "other") + 1 >= today());
 }
 
+/// It does so also on a day on which the head says already that somebody used it, as one of another clock may have it say.
+#[test]
+fn what_has_left_comes_back_on_the_same_day() {
+    let lab = two_shared();
+    empty(&lab, "other");
+    change(&head(&lab, "other").unwrap().0, |head| {
+        (head["used_day"], head["used_looks"]) = (today().into(), 1000.into());
+    });
+    assert_eq!(named(&lab, "other"), 0);
+    let first = often(&lab, "first", &[]).start();
+    wait::until_true("it is there", || {
+        hit(&first, "other");
+        named(&lab, "other") > 0
+    });
+}
+
 /// Nothing has expired where nobody has used something: a reader without an upstream keeps what it serves.
 #[test]
 fn who_only_reads_keeps_what_has_left() {

@@ -33,6 +33,17 @@ fn used(lab: &Lab) -> Vec<String> {
     names.collect()
 }
 
+/// Nothing that is right rests on it: where it cannot be read what there is is shared all the same.
+#[test]
+fn what_cannot_be_read_keeps_nobody_from_sharing() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("bucket"));
+    bucket.deny(Some("v1/used.json"));
+    let first = on_bucket(&lab, &bucket, "first").start();
+    hit(&first, "small");
+    wait_shared(&first, 1);
+}
+
 /// Two servers, each of which is asked for something, say both together, and nothing of what there is not.
 #[test]
 fn what_is_used_is_told_by_each_server() {

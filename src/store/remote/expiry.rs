@@ -5,7 +5,8 @@
 //!
 //! Days are counted by date, and besides by those on which somebody has looked at all heads ([`used`](super::used)): the
 //! smaller number counts. So a pause of all servers is no time in which nobody used anything, nor is what was between a backup
-//! and its restoration; and a server of an older version, which says the date alone, is heard.
+//! and its restoration; and a server of an older version, which says the date alone, is heard. A day far from that of the last
+//! look is not counted, so that no server whose clock is wrong has days go by for the others.
 //!
 //! It goes in the steps of all that goes ([`collect`](super::collect)), each a swap against the head that was read:
 //!

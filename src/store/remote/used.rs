@@ -14,7 +14,7 @@ use super::publish::Draw;
 use super::swap::{Swapped, swap};
 use crate::limits::{
     REMOTE_TRIES_MAX, SMALL_OBJECT_BYTES_MAX, STORE_HEAD_COUNT_MAX, STORE_LOOK_AHEAD_HOURS_MAX,
-    USED_NAME_BYTES_MAX, USED_NAMES_BYTES_MAX, USED_NAMES_MAX,
+    STORE_LOOK_GAP_DAYS_MAX, USED_NAME_BYTES_MAX, USED_NAMES_BYTES_MAX, USED_NAMES_MAX,
 };
 
 /// Its key.
@@ -32,7 +32,7 @@ struct Used {
     /// On how many days somebody has looked at all heads,
     #[serde(default)]
     looks: u64,
-    /// and the last of them, in days since 1970.
+    /// and up to which day that is counted, in days since 1970.
     #[serde(default)]
     look_day: u64,
     /// Of the write that made it.
@@ -41,6 +41,25 @@ struct Used {
     /// What another version has written there.
     #[serde(flatten)]
     more: Map<String, Value>,
+}
+
+impl Used {
+    /// Counts a day on which somebody looks, if it is another one than the last.
+    fn count_look(&mut self, date: u64) {
+        let is_far = date.abs_diff(self.look_day) > STORE_LOOK_GAP_DAYS_MAX;
+        if is_far && self.looks > 0 {
+            // Somebody's clock is wrong, or nobody has looked for long. Two that look in turn by clocks which are far from each
+            // other would count each time, so neither does; nor does a third whose clock is right to a day.
+            tracing::warn!(
+                date,
+                last = self.look_day,
+                "the last look at the store was on a day far from this one, which is not counted"
+            );
+            self.look_day = date.saturating_add(1);
+        } else if self.look_day < date || self.looks == 0 {
+            (self.looks, self.look_day) = (self.looks.saturating_add(1), date);
+        }
+    }
 }
 
 /// A repository that was asked for.
@@ -94,8 +113,7 @@ fn merged(old: &[Use], new: &[Use], now_hour: u64) -> Vec<Use> {
 /// # Errors
 /// It cannot be read. What is no such object says nothing.
 pub async fn read(objects: &impl Objects) -> Result<Vec<Use>, ObjectError> {
-    let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
-    let mut used = found.as_ref().and_then(decode).unwrap_or_default().used;
+    let mut used = said(objects).await?.used;
     used.sort_by_key(|one| std::cmp::Reverse(one.hour));
     used.truncate(USED_NAMES_MAX);
     Ok(used)
@@ -120,12 +138,7 @@ pub async fn tell(
 /// # Errors
 /// It cannot be read.
 pub async fn is_look_due(objects: &impl Objects, now_hour: u64) -> Result<bool, ObjectError> {
-    let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
-    let next = found
-        .as_ref()
-        .and_then(decode)
-        .unwrap_or_default()
-        .look_hour;
+    let next = said(objects).await?.look_hour;
     Ok(next <= now_hour || next > now_hour + STORE_LOOK_AHEAD_HOURS_MAX)
 }
 
@@ -146,12 +159,10 @@ pub async fn note_next_look(
 /// # Errors
 /// It cannot be read.
 pub async fn looks(objects: &impl Objects) -> Result<u64, ObjectError> {
-    let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
-    Ok(found.as_ref().and_then(decode).unwrap_or_default().looks)
+    Ok(said(objects).await?.looks)
 }
 
-/// Counts a day on which somebody looks at all heads, once, however long it is since the last one; the count by then, and whether this
-/// is the first look on it. Nothing if others write all the time.
+/// Counts a day on which somebody looks at all heads, once; the count by then. Nothing if others write all the time.
 ///
 /// # Errors
 /// Nobody knows.
@@ -159,17 +170,22 @@ pub async fn count_look(
     objects: &impl Objects,
     date: u64,
     random: &mut impl Draw,
-) -> Result<Option<(u64, bool)>, ObjectError> {
-    let mut counted = (0, false);
+) -> Result<Option<u64>, ObjectError> {
+    let mut counted = 0;
     let count = |said: &mut Used| {
-        // Clocks differ; one that was far ahead stops no count.
-        let is_first = said.look_day < date || said.look_day > date.saturating_add(1);
-        if is_first {
-            (said.looks, said.look_day) = (said.looks.saturating_add(1), date);
-        }
-        counted = (said.looks, is_first);
+        said.count_look(date);
+        counted = said.looks;
     };
     Ok(change(objects, count, random).await?.then_some(counted))
+}
+
+/// What it says. What is longer than anybody writes it says nothing.
+async fn said(objects: &impl Objects) -> Result<Used, ObjectError> {
+    match objects.get(USED, SMALL_OBJECT_BYTES_MAX).await {
+        Ok(found) => Ok(found.as_ref().and_then(decode).unwrap_or_default()),
+        Err(ObjectError::TooLong { .. }) => Ok(Used::default()),
+        Err(why) => Err(why),
+    }
 }
 
 async fn change(
@@ -181,7 +197,14 @@ async fn change(
         if round > 0 {
             objects.before_again(round).await;
         }
-        let found = objects.get(USED, SMALL_OBJECT_BYTES_MAX).await?;
+        let found = match objects.get(USED, SMALL_OBJECT_BYTES_MAX).await {
+            Err(ObjectError::TooLong { .. }) => {
+                // Nobody can read it, so nobody can replace it by a swap.
+                objects.delete(USED).await?;
+                None
+            }
+            found => found?,
+        };
         let before = found.as_ref().and_then(decode).unwrap_or_default();
         let mut next = before.clone();
         say(&mut next);
@@ -267,20 +290,36 @@ mod tests {
         let mut random = SystemRandom;
         run(async {
             assert_eq!(looks(&store).await.unwrap(), 0);
-            // A gap counts as one, and what a clock was ahead counts for nothing.
+            // A few days count as one; after more it is counted from the second day on.
             for (date, counted) in [
-                (100, (1, true)),
-                (100, (1, false)),
-                (101, (2, true)),
-                (100, (2, false)),
-                (200, (3, true)),
-                (100, (4, true)),
+                (100, 1),
+                (100, 1),
+                (101, 2),
+                (100, 2),
+                (106, 3),
+                (101, 3),
+                (200, 3),
+                (201, 3),
+                (202, 4),
             ] {
                 let now = count_look(&store, date, &mut random).await.unwrap();
                 assert_eq!(now, Some(counted), "{date}");
             }
             assert!(told(&store, &[at("h/a", 1)], 1).await);
             assert_eq!(looks(&store).await.unwrap(), 4);
+            // Of those who look in turn, a clock is far ahead, and two differ by a day: none counts twice.
+            for date in 203..220 {
+                for turn in [date + 20, date, date + 20, date - 1, date, date + 21] {
+                    count_look(&store, turn, &mut random).await.unwrap();
+                }
+            }
+            assert!(looks(&store).await.unwrap() == 4);
+            // It is put right, and the count goes on.
+            let before = looks(&store).await.unwrap();
+            for date in 221..225 {
+                count_look(&store, date, &mut random).await.unwrap();
+            }
+            assert!(looks(&store).await.unwrap() >= before + 2);
             let found = store.get(USED, SMALL_OBJECT_BYTES_MAX).await.unwrap();
             let condition = Condition::Unchanged(found.unwrap().version);
             let wrong = format!("{{\"looks\":{}}}", u64::MAX).into_bytes();
@@ -336,6 +375,15 @@ mod tests {
             assert_eq!(read(&store).await.unwrap(), []);
             assert!(told(&store, &[at("h/b", 1)], 9).await);
             assert_eq!(read(&store).await.unwrap(), [at("h/b", 1)]);
+            // So is what nobody can read.
+            let found = store.get(USED, SMALL_OBJECT_BYTES_MAX).await.unwrap();
+            let condition = Condition::Unchanged(found.unwrap().version);
+            let long = vec![b' '; SMALL_OBJECT_BYTES_MAX + 1];
+            store.swap(USED, long, &condition).await.unwrap();
+            assert_eq!(looks(&store).await.unwrap(), 0);
+            assert_eq!(read(&store).await.unwrap(), []);
+            assert!(told(&store, &[at("h/c", 1)], 9).await);
+            assert_eq!(read(&store).await.unwrap(), [at("h/c", 1)]);
         });
     }
 }
