@@ -1,5 +1,6 @@
 //! The object store.
 
+use super::store::MANIFEST_SENT_BYTES_MAX;
 use super::units::{HOUR_MS, SECOND_MS};
 use crate::extent::RAW_FRAME_BYTES;
 
@@ -50,6 +51,11 @@ pub const REMOTE_PIECE_BYTES: u64 = 8 << 20;
 pub const REMOTE_PIECES_AT_ONCE: usize = 4;
 /// Longest metadata, manifest or outline that is shared.
 pub const REMOTE_META_BYTES_MAX: usize = 64 << 20;
+
+const _: () = assert!(
+    MANIFEST_SENT_BYTES_MAX <= REMOTE_META_BYTES_MAX,
+    "what one server shares the others take"
+);
 /// Longest probe of a store by `tarpon check`.
 pub const PROBE_WAIT_MS: u64 = 30_000;
 /// A profile file with more bytes is nobody's.

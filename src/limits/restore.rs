@@ -4,6 +4,7 @@ use super::config::{CLONE_TIMEOUT_DEFAULT_MS, GIT_MEMORY_DEFAULT_BYTES};
 use super::git::GIT_UPLOAD_LIMIT_MS;
 use super::jobs::UPLOAD_PACK_WAIT_MS;
 use super::repository::PATH_BYTES_MAX;
+use super::store::{EXTENT_HELD_BYTES, MANIFEST_HELD_BYTES_MAX};
 use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
 
 /// Bytes of one ranged request of a download: large enough that its round trip is little, small
@@ -338,10 +339,20 @@ pub const EMPTY_TREES_MAX: u64 = 1024;
 /// without one.
 pub const REVERSE_INDEX_OBJECTS_MAX: u32 = 16 << 20;
 
-// What is received, content, entries, and the window of the stream: within 300 MB with the rest.
+/// What a restore takes of memory for each stretch of a manifest that it plays, besides what that is itself: where it lies
+/// and where it ends, and for a moment which bytes of a part it has.
+pub const PLAYED_STRETCH_BYTES: usize = 32 + 16;
+
+// What is received, content, entries, the window of the stream, and a manifest of which all is played: within 300 MB with
+// the rest. Of two extractions one inside of the other the outer one has got all by then, and keeps no memory for more.
 const _: () = assert!(
-    RECEIVED_BYTES_MAX + CONTENT_BYTES_MAX + ENTRIES_BYTES_MAX + (1 << RESTORE_WINDOW_LOG_MAX)
-        <= 200 << 20
+    RECEIVED_BYTES_MAX
+        + CONTENT_BYTES_MAX
+        + ENTRIES_BYTES_MAX
+        + (1 << RESTORE_WINDOW_LOG_MAX)
+        + MANIFEST_HELD_BYTES_MAX
+        + MANIFEST_HELD_BYTES_MAX / EXTENT_HELD_BYTES * PLAYED_STRETCH_BYTES
+        <= 240 << 20
 );
 
 // A frame that is put together fits beside its content.

@@ -8,12 +8,21 @@ use super::units::HOUR_MS;
 pub const META_BYTES_MAX: u64 = 256 << 20;
 /// Longest manifest, in bytes, before it is compressed: what is longer is neither kept nor read. One has about 20 bytes
 /// for each stretch of frames, and 4 for each 4 MiB of packs.
-pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+pub const MANIFEST_BYTES_MAX: usize = 56 << 20;
 /// The same as it is sent: what cannot be compressed is a little longer then.
 pub const MANIFEST_SENT_BYTES_MAX: usize = MANIFEST_BYTES_MAX + (1 << 20);
-/// Memory for what a manifest has in it, which is 32 bytes for each stretch: some two million. Of what needs more there is
-/// none, either. A restore takes once and a half as much again for what it plays of it, beside all else that it holds.
-pub const MANIFEST_HELD_BYTES_MAX: usize = 64 << 20;
+/// Memory for what a manifest has in it, above all [`EXTENT_HELD_BYTES`] for each stretch: some 1.2 million. Of what needs
+/// more there is none, either: whoever writes one counts as whoever reads it does.
+pub const MANIFEST_HELD_BYTES_MAX: usize = 48 << 20;
+/// What each of its stretches counts for. These are the format's numbers: no less than what they take in memory, whatever
+/// that is, and the same for all who write and read.
+pub const EXTENT_HELD_BYTES: usize = 40;
+/// What a part counts for, without its name.
+pub const PART_HELD_BYTES: usize = 64;
+/// What a section counts for.
+pub const SECTION_HELD_BYTES: usize = 16;
+/// Longest text in one: names of parts and refs are shorter by far.
+pub const MANIFEST_TEXT_BYTES_MAX: usize = 64 << 10;
 /// Of the memory that a decoder of manifests takes, as a power of two.
 pub const MANIFEST_WINDOW_LOG_MAX: u32 = 21;
 /// So much of a manifest is read and decompressed at a time.

@@ -27,6 +27,8 @@ struct State {
     held_bytes: usize,
     /// Memory that nobody uses now, with the room that it takes.
     spare: Vec<(usize, Vec<u8>)>,
+    /// Nobody asks for more: what is given back is not kept.
+    is_over: bool,
 }
 
 impl Budget {
@@ -72,6 +74,15 @@ impl Budget {
             self.wait(bytes);
         }
         None
+    }
+
+    /// Nobody asks for more memory: what is spare goes, and so does what is given back.
+    pub fn ends(&self) {
+        let mut state = self.lock();
+        state.is_over = true;
+        for (held, _) in std::mem::take(&mut state.spare) {
+            state.held_bytes -= held;
+        }
     }
 
     fn room(self: &Arc<Self>, bytes: usize) -> Room {
@@ -168,10 +179,11 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // What was shrunk is of no use to others.
-        if self.bytes.capacity() >= self.room.bytes {
+        let mut state = self.room.budget.lock();
+        if self.bytes.capacity() >= self.room.bytes && !state.is_over {
             let held = std::mem::take(&mut self.room.bytes);
             let bytes = std::mem::take(&mut self.bytes);
-            self.room.budget.lock().spare.push((held, bytes));
+            state.spare.push((held, bytes));
         }
     }
 }
@@ -217,6 +229,19 @@ mod tests {
         assert!(budget.try_room(1).is_none());
         drop((small, room));
         assert!(budget.try_take(2 * STEP).is_some());
+    }
+
+    /// Memory of one who needs no more is there for the next one, who has a budget of his own.
+    #[test]
+    fn behind_its_end_nothing_is_kept() {
+        let budget = Budget::new(4 * STEP);
+        let [first, second] = [1, 2].map(|_| budget.try_take(STEP).unwrap());
+        drop(first);
+        budget.ends();
+        drop(second);
+        let state = budget.lock();
+        assert!(state.spare.is_empty());
+        assert_eq!(state.held_bytes, 0);
     }
 
     #[test]

@@ -166,6 +166,11 @@ impl<'a> Download<'a> {
         (left, !state.ready.contains_key(&state.delivered))
     }
 
+    /// All that is wanted of it was taken: no memory is kept for more.
+    pub(super) fn is_taken(&self) {
+        self.budget.ends();
+    }
+
     /// How long the answer may take to end behind the archive.
     pub(super) fn stall(&self) -> Duration {
         self.link.stall

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::error::RestoreError;
 use crate::extent::Segment;
+use crate::limits::PLAYED_STRETCH_BYTES;
 use crate::manifest::parts::{Contents, Manifest};
 
 /// Bytes of a part.
@@ -16,6 +17,11 @@ pub(super) struct Stretch {
     pub offset: u64,
     pub len: u64,
 }
+
+// With where it ends, and what it has of its part.
+const _: () = assert!(
+    size_of::<Stretch>() + size_of::<u64>() + size_of::<Range<u64>>() <= PLAYED_STRETCH_BYTES
+);
 
 /// Stretches that follow each other.
 ///

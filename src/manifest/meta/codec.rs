@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Fields, Meta};
 use crate::extent::{Extent, Layout};
-use crate::limits::META_BYTES_MAX;
+use crate::limits::{EXTENT_HELD_BYTES, META_BYTES_MAX};
 use crate::manifest::id::EntryId;
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
@@ -36,6 +36,8 @@ const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
 const EXTENT_STORED: u8 = 2;
 
+// An extent, and where it begins.
+const _: () = assert!(size_of::<Extent>() + size_of::<u64>() <= EXTENT_HELD_BYTES);
 const _: () = assert!(META_BYTES_MAX as usize > Header::BYTES_MIN + Fields::BYTES_MIN);
 
 impl Meta {
@@ -108,6 +110,7 @@ fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
         left: sealed.len(),
         more: None,
         room_bytes: usize::MAX,
+        text_bytes_max: usize::MAX,
     };
     let header = Header::take(&mut input)?;
     if header.magic != magic {
@@ -134,20 +137,32 @@ fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
 trait Wire: Sized {
     /// Fewest bytes of a value.
     const BYTES_MIN: usize;
+    /// What a value in a list counts for against what may be held, besides its own lists and texts. Of what stands in a
+    /// manifest it is the format's, and not this build's: another one reads and writes the same.
+    const HELD_BYTES: usize = size_of::<Self>();
     fn put(&self, out: &mut Vec<u8>);
+    /// Counts in the input what [`Wire::held_bytes`] says of what it gives.
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError>;
+    /// What its lists and texts count for.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// The fields of a struct in the order of the file: the one definition for both directions.
 macro_rules! wire_struct {
-    ($name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+    ($name:ident $(($held:expr))? { $($field:ident: $type:ty),* $(,)? }) => {
         impl Wire for $name {
             const BYTES_MIN: usize = 0 $(+ <$type as Wire>::BYTES_MIN)*;
+            $(const HELD_BYTES: usize = $held;)?
             fn put(&self, out: &mut Vec<u8>) {
                 $(self.$field.put(out);)*
             }
             fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
                 Ok($name { $($field: <$type as Wire>::take(input)?,)* })
+            }
+            fn held_bytes(&self) -> usize {
+                0 $(+ self.$field.held_bytes())*
             }
         }
     };
@@ -240,6 +255,12 @@ fn put_list<T: Wire>(list: &[T], out: &mut Vec<u8>) {
     }
 }
 
+/// What a list and all that its items hold count for.
+fn list_held_bytes<T: Wire>(list: &[T]) -> usize {
+    let own: usize = list.iter().map(Wire::held_bytes).sum();
+    list.len() * T::HELD_BYTES + own
+}
+
 impl<T: Wire> Wire for Vec<T> {
     const BYTES_MIN: usize = u64::BYTES_MIN;
     fn put(&self, out: &mut Vec<u8>) {
@@ -248,10 +269,15 @@ impl<T: Wire> Wire for Vec<T> {
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
         let count = input.count(T::BYTES_MIN)?;
         let take = |_| {
-            input.holds(size_of::<T>())?;
+            // What counts is no less than what is taken.
+            const { assert!(size_of::<T>() <= T::HELD_BYTES) };
+            input.holds(T::HELD_BYTES)?;
             T::take(input)
         };
         (0..count).map(take).collect()
+    }
+    fn held_bytes(&self) -> usize {
+        list_held_bytes(self)
     }
 }
 
@@ -267,14 +293,16 @@ impl Wire for String {
         put_text(self, out);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
-        let len = input.count(1)?;
-        input.holds(len)?;
+        let len = input.text()?;
         let offset = input.at;
         let text = std::str::from_utf8(input.take(len)?).map_err(|error| MetaError::Value {
             offset: offset + error.valid_up_to(),
             expected: "UTF-8",
         })?;
         Ok(text.to_owned())
+    }
+    fn held_bytes(&self) -> usize {
+        self.len()
     }
 }
 
@@ -286,6 +314,9 @@ impl Wire for Option<String> {
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
         Ok(Some(String::take(input)?).filter(|text| !text.is_empty()))
+    }
+    fn held_bytes(&self) -> usize {
+        self.as_ref().map_or(0, Wire::held_bytes)
     }
 }
 
@@ -326,8 +357,10 @@ impl Wire for EntryId {
     }
 }
 
+/// With where it begins, which a layout has besides.
 impl Wire for Extent {
     const BYTES_MIN: usize = u8::BYTES_MIN + 2 * u64::BYTES_MIN;
+    const HELD_BYTES: usize = EXTENT_HELD_BYTES;
     fn put(&self, out: &mut Vec<u8>) {
         match *self {
             Extent::Spool { offset, len } => {
@@ -406,6 +439,9 @@ impl Wire for Layout {
             });
         }
         Ok(layout)
+    }
+    fn held_bytes(&self) -> usize {
+        list_held_bytes(self.extents()) + list_held_bytes(self.checksums())
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct Input<'a> {
     pub more: Option<More<'a>>,
     /// So much memory may be taken for what stands there.
     pub room_bytes: usize,
+    /// So long may a text be.
+    pub text_bytes_max: usize,
 }
 
 impl Input<'_> {
@@ -111,6 +113,17 @@ impl Input<'_> {
         let left = self.room_bytes.checked_sub(bytes);
         self.room_bytes = left.ok_or(MetaError::Memory { offset })?;
         Ok(())
+    }
+
+    /// The length of a text, which is counted.
+    pub(super) fn text(&mut self) -> Result<usize, MetaError> {
+        let offset = self.at;
+        let len = self.count(1)?;
+        if len > self.text_bytes_max {
+            return Err(MetaError::Memory { offset });
+        }
+        self.holds(len)?;
+        Ok(len)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], MetaError> {

@@ -9,7 +9,7 @@ use super::{DIGEST_BYTES, Header, Input, MetaError, Wire, seal, take_all, unseal
 use crate::extent::Layout;
 use crate::limits::{
     MANIFEST_BYTES_MAX, MANIFEST_HELD_BYTES_MAX, MANIFEST_SENT_BYTES_MAX, MANIFEST_STEP_BYTES,
-    MANIFEST_WINDOW_LOG_MAX,
+    MANIFEST_TEXT_BYTES_MAX, MANIFEST_WINDOW_LOG_MAX, PART_HELD_BYTES, SECTION_HELD_BYTES,
 };
 use crate::manifest::id::EntryId;
 use crate::manifest::parts::{Contents, Manifest, Part, Section};
@@ -89,18 +89,6 @@ impl Manifest {
             Some(failure) => Err(failure),
             None => manifest,
         }
-    }
-
-    /// What of it is held in lists and texts, as it is counted where it is read.
-    fn held_bytes(&self) -> usize {
-        let names = self.parts.iter().map(|part| part.name.len()).sum::<usize>();
-        let layout = &self.layout;
-        names
-            + self.commit.as_ref().map_or(0, String::len)
-            + size_of_val(&*self.parts)
-            + size_of_val(&*self.sections)
-            + size_of_val(layout.extents())
-            + size_of_val(layout.checksums())
     }
 }
 
@@ -210,6 +198,7 @@ impl<'r> Unframed<'r> {
             left: Header::BYTES_MIN,
             more: Some(&mut more),
             room_bytes: MANIFEST_HELD_BYTES_MAX,
+            text_bytes_max: MANIFEST_TEXT_BYTES_MAX,
         };
         let header = Header::take(&mut input)?;
         if header.magic != MAGIC {
@@ -273,12 +262,12 @@ wire_struct!(Manifest {
     sections: Vec<Section>,
     layout: Layout,
 });
-wire_struct!(Part {
+wire_struct!(Part (PART_HELD_BYTES) {
     name: String,
     bytes: u64,
     whole: Option<u64>,
 });
-wire_struct!(Section {
+wire_struct!(Section (SECTION_HELD_BYTES) {
     contents: Contents,
     from: u64,
 });

@@ -56,6 +56,12 @@ impl Wire for Want {
         };
         Want::new(revision, shape).ok_or_else(|| no("the full name of a ref"))
     }
+    fn held_bytes(&self) -> usize {
+        match self.revision() {
+            Revision::Head | Revision::Commit(_) => 0,
+            Revision::Ref(name) | Revision::BranchAt(name, _) => name.held_bytes(),
+        }
+    }
 }
 
 impl Wire for BString {
@@ -65,9 +71,11 @@ impl Wire for BString {
         out.extend_from_slice(self);
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
-        let len = input.count(1)?;
-        input.holds(len)?;
+        let len = input.text()?;
         Ok(input.take(len)?.into())
+    }
+    fn held_bytes(&self) -> usize {
+        self.len()
     }
 }
 

@@ -293,6 +293,59 @@ fn what_cannot_be_is_refused_before_it_comes() {
     }
 }
 
+/// Nor is a text waited for that is longer than any name.
+#[test]
+fn a_text_that_is_no_name_is_refused_before_it_comes() {
+    let mut file = manifest().encode();
+    let at = Header::BYTES_MIN + 32 + 2;
+    let payload_bytes = MANIFEST_BYTES_MAX - Header::BYTES_MIN - DIGEST_BYTES;
+    file[12..20].copy_from_slice(&(payload_bytes as u64).to_le_bytes());
+    for (len, is_refused) in [
+        (MANIFEST_TEXT_BYTES_MAX, false),
+        (MANIFEST_TEXT_BYTES_MAX + 1, true),
+    ] {
+        file[at..at + 8].copy_from_slice(&(len as u64).to_le_bytes());
+        let (refused, read) = endless(&file);
+        let memory = UnpackError::Manifest(MetaError::Memory { offset: at });
+        assert_eq!(refused == memory, is_refused, "{refused}");
+        assert!(!is_refused || read <= file.len() * 2, "{read} bytes");
+    }
+}
+
+/// Whoever writes one counts as whoever reads it does, to the byte: what is written is taken, and of what is not taken
+/// nothing is written.
+#[test]
+fn one_that_is_written_is_taken() {
+    const FRAMES: u32 = 9 << 20;
+    let name = |len: usize| ["refs/heads/", &"x".repeat(len)].concat();
+    let of = |len: usize| Want::new(Revision::Ref(name(len).into()), Shape::Full).unwrap();
+    let mut large = manifest();
+    let bytes = u64::from(FRAMES) * RAW_FRAME_BYTES;
+    let sums: Vec<u32> = (0..FRAMES).collect();
+    let mut layout = Layout::default();
+    large.parts.remove(0);
+    layout.push_raw(0, 0, bytes, &sums);
+    layout.push_spool(large.parts[2].bytes);
+    (large.layout, large.parts[0].bytes) = (layout, bytes);
+    (large.want, large.sections) = (of(1), Vec::new());
+    let left = MANIFEST_HELD_BYTES_MAX - large.held_bytes();
+    let sections = 0..(left / SECTION_HELD_BYTES) as u64;
+    let contents = Contents::Worktree;
+    let section = |from| Section { contents, from };
+    large.sections = sections.map(section).collect();
+    let more = left % SECTION_HELD_BYTES;
+    large.want = of(1 + more);
+    assert_eq!(large.held_bytes(), MANIFEST_HELD_BYTES_MAX);
+    let sent = large.pack().unwrap();
+    assert!(Manifest::unpack(&sent).as_ref() == Ok(&large));
+    large.want = of(2 + more);
+    assert!(large.pack().is_none());
+    let refused = Manifest::unpack(&framed(&large.encode()));
+    let Err(UnpackError::Manifest(MetaError::Memory { .. })) = refused else {
+        panic!("it is taken, or refused for something else");
+    };
+}
+
 /// One of 38 MB, of which there are few as large, and one that nobody has the memory for.
 #[test]
 fn a_large_manifest_comes_as_a_stream_and_what_it_takes_is_bounded() {
@@ -319,7 +372,7 @@ fn a_large_manifest_comes_as_a_stream_and_what_it_takes_is_bounded() {
     });
     assert!(unpacked == Ok(large));
     let mut much = manifest();
-    let from = 0..(MANIFEST_HELD_BYTES_MAX / size_of::<Section>()) as u64 + 1;
+    let from = 0..(MANIFEST_HELD_BYTES_MAX / SECTION_HELD_BYTES) as u64 + 1;
     let contents = Contents::Worktree;
     much.sections = from.map(|from| Section { contents, from }).collect();
     assert!(much.pack().is_none());
