@@ -80,8 +80,22 @@ fn slice_of(deadline: Instant, stop: &Stop) -> io::Result<Duration> {
     }
 }
 
+/// How much an error of one of several addresses says of the server: that it is not there just now, that nobody can tell, or
+/// only that this machine has no way to that address, as one without IPv6.
+fn tells(why: io::ErrorKind) -> u8 {
+    match why {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => 2,
+        io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::Unsupported
+        | io::ErrorKind::NotFound => 0,
+        _ => 1,
+    }
+}
+
 /// Connects to the first of `addresses` that answers. All of them together get `limit`: each an
-/// equal share of what those before it have left. Gives the error of the last one.
+/// equal share of what those before it have left. Gives the error that tells most, of equal ones the last.
 fn connect(addresses: &[SocketAddr], limit: Duration, stop: &Stop) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
@@ -90,7 +104,8 @@ fn connect(addresses: &[SocketAddr], limit: Duration, stop: &Stop) -> io::Result
         let shares = (addresses.len() - before) as u32;
         match connect_one(*address, left / shares, stop) {
             Ok(stream) => return Ok(stream),
-            Err(e) => last = e,
+            Err(e) if tells(e.kind()) >= tells(last.kind()) => last = e,
+            Err(_) => {}
         }
         if stop.is_set() {
             break;
@@ -206,6 +221,14 @@ mod tests {
         let limit = Duration::from_secs(60);
         let refused = connect(&[address], limit, &Stop::default()).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // Whatever this machine has no way to, before it or behind.
+        let nowhere = "[fe80::1]:9".parse().unwrap();
+        let other = connect(&[nowhere], limit, &Stop::default()).unwrap_err();
+        assert_ne!(other.kind(), io::ErrorKind::ConnectionRefused);
+        for addresses in [[address, nowhere], [nowhere, address]] {
+            let refused = connect(&addresses, limit, &Stop::default()).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
         let none = connect(&[], limit, &Stop::default()).unwrap_err();
         assert_eq!(none.kind(), io::ErrorKind::NotFound);
     }

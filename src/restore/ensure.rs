@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use gix::bstr::ByteSlice;
 
+use super::again::again;
 use super::error::RestoreError;
 use super::gaps::Gaps;
 use super::http::Conn;
 use super::link::Link;
 use super::moment::{Found, Moment};
+use super::preamble::Failed;
 use super::request::Request;
 use super::wanted::{Checkout, Named, Wanted};
 use crate::limits::SMALL_ANSWER_BYTES_MAX;
@@ -67,27 +69,33 @@ fn ask(
     refs: &BTreeMap<&str, &str>,
     commits: &[&String],
 ) -> Result<Ensured, RestoreError> {
-    let server = |e: std::io::Error| RestoreError::Server(format!("ensure-refs: {e}"));
+    let lost = |e: std::io::Error| RestoreError::Server(format!("ensure-refs: {e}"));
     let body = serde_json::json!({ "refs": refs, "commits": commits }).to_string();
-    let conn = Conn::open(link).map_err(server)?;
-    let mut conn = conn.heed(link.progress.signs());
     let target = format!("{base}/ensure-refs");
+    again(link, lost, |link| ask_once(link, &target, &body))
+}
+
+fn ask_once(link: Link<'_>, target: &str, body: &str) -> Result<Ensured, Failed> {
+    let conn = Conn::open(link)?;
+    let mut conn = conn.heed(link.progress.signs());
     let fields = [("Content-Type", "application/json")];
-    let request = Request::post(&target, &fields, body.as_bytes());
-    let answer = conn.ask(&request, link.wait).map_err(server)?;
+    let request = Request::post(target, &fields, body.as_bytes());
+    let answer = conn.ask(&request, link.wait)?;
     if (300..400).contains(&answer.status) {
-        return Err(conn.refused(&answer));
+        return Err(conn.refused(&answer).into());
     }
     let (text, ended) = read(&mut conn, link)?;
     if let Err(e) = ended {
-        return Err(told(link, &text).unwrap_or_else(|| server(e)));
+        return Err(told(link, &text).map_or(Failed::Io(e), Failed::Told));
     }
-    match answer.status {
-        200 => serde_json::from_str(&text)
-            .map_err(|e| RestoreError::Server(format!("ensure-refs: {e}: {text}"))),
-        400 => Err(RestoreError::Usage(text)),
-        status => Err(link.refusal(status, &text)),
-    }
+    Err(Failed::Told(match answer.status {
+        200 => match serde_json::from_str(&text) {
+            Ok(ensured) => return Ok(ensured),
+            Err(e) => RestoreError::Server(format!("ensure-refs: {e}: {text}")),
+        },
+        400 => RestoreError::Usage(text),
+        status => link.refusal(status, &text),
+    }))
 }
 
 /// Reads an answer to its end, or as far as it comes. Line ends before it are signs of life.

@@ -20,6 +20,7 @@
 //! disk from [`quota`], and a server's words reach the terminal escaped ([`crate::io::say`]). Of an
 //! archive's `.git` only objects are written; the rest is made anew ([`gitdir`]).
 
+mod again;
 mod answer;
 mod arrivals;
 mod blobs;

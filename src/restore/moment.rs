@@ -9,9 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
+use super::again::again;
 use super::error::RestoreError;
 use super::http::Conn;
 use super::link::Link;
+use super::preamble::Failed;
 use super::request::Request;
 use crate::limits::{MOMENT_BYTES_MAX, MOMENT_TRIES_MAX, UNSORTED_REFS_MAX};
 use crate::refs::{Follow, Head, in_the_way, is_ref_name};
@@ -120,7 +122,7 @@ pub(super) fn ask(
     more: &[&str],
 ) -> Result<Moment, RestoreError> {
     for _ in 0..MOMENT_TRIES_MAX {
-        let refs = ask_once(link, base, kind, more)?;
+        let refs = again(link, wrong, |link| ask_once(link, base, kind, more))?;
         // Git reads HEAD before the rest: they may have moved in between.
         let is_one = match &refs.head {
             Head::Symbolic(_) => true,
@@ -138,9 +140,8 @@ fn ask_once(
     base: &str,
     kind: gix::hash::Kind,
     more: &[&str],
-) -> Result<Moment, RestoreError> {
-    let lost = |e: std::io::Error| wrong(e);
-    let mut conn = Conn::open(link).map_err(lost)?;
+) -> Result<Moment, Failed> {
+    let mut conn = Conn::open(link)?;
     let target = format!("{base}/git-upload-pack");
     let fields = [
         ("Content-Type", "application/x-git-upload-pack-request"),
@@ -148,16 +149,16 @@ fn ask_once(
     ];
     let request = request(kind);
     let request = Request::post(&target, &fields, &request);
-    let answer = conn.ask(&request, link.wait).map_err(lost)?;
+    let answer = conn.ask(&request, link.wait)?;
     if answer.status != 200 {
-        return Err(conn.refused(&answer));
+        return Err(conn.refused(&answer).into());
     }
     let mut listing = Listing::new(kind, more);
     let mut lines = Lines::default();
     let mut read_bytes = 0;
     let mut piece = [0; 16 << 10];
     loop {
-        let got = conn.read(&mut piece).map_err(lost)?;
+        let got = conn.read(&mut piece)?;
         read_bytes += got;
         if got == 0 || read_bytes > MOMENT_BYTES_MAX {
             let what = match got {
@@ -167,7 +168,7 @@ fn ask_once(
                     MOMENT_BYTES_MAX >> 20
                 ),
             };
-            return Err(wrong(what));
+            return Err(wrong(what).into());
         }
         if lines.push(&piece[..got], &mut |line| listing.line(line))? {
             let mut moment = listing.finish()?;

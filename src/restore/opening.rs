@@ -1,18 +1,16 @@
 //! The first answer: whether the server has the archive, and how it is to be fetched.
 
-use std::io;
-use std::time::Instant;
-
+use super::again::{Tries, tries_max};
 use super::answer::Answer;
 use super::download::{Download, Served};
 use super::error::RestoreError;
 use super::http::Conn;
-use super::link::{Link, pause};
+use super::link::Link;
 use super::preamble::{self, Failed};
 use super::request::Request;
 use super::segments::First;
 use crate::config::{RestoreArgs, WorktreeWay};
-use crate::limits::{BUSY_TRIES_MAX, DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
+use crate::limits::{BUSY_TRIES_MAX, SEGMENT_BYTES};
 use crate::manifest::parts::{
     MANIFEST_BEFORE_ARCHIVE, MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive,
 };
@@ -29,6 +27,8 @@ pub(super) struct Opened<'a> {
     conn: Conn<'a>,
     answer: Answer,
     etag: Option<String>,
+    /// If it is a manifest: that, or why it is none.
+    manifest: Option<Result<Manifest, String>>,
 }
 
 /// What is asked for.
@@ -98,22 +98,36 @@ impl What {
     }
 }
 
-/// Asks for it; tries again while the server cannot be reached, breaks off before anything of the archive came or says that it
-/// is busy, but not when it says nothing at all, or is not believed.
+/// Asks for it, and has all of a manifest come; tries again while the server cannot be reached, breaks off before anything of
+/// the archive came or says that it is busy, but not when it says nothing at all, or is not believed.
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, RestoreError> {
+    answered(link, asked, Opened::with_manifest)
+}
+
+/// The same of the answer's head alone: whether there is one.
+pub(super) fn look(link: Link<'_>, asked: &Asked<'_>) -> Result<(), RestoreError> {
+    answered(link, asked, Ok).map(drop)
+}
+
+/// Asks until there is an answer of which `rest` has come.
+fn answered<'a>(
+    link: Link<'a>,
+    asked: &Asked<'_>,
+    rest: fn(Opened<'a>) -> Result<Opened<'a>, Failed>,
+) -> Result<Opened<'a>, RestoreError> {
     let mut what = match asked.by {
         By::Archive => What::Archive,
         By::Manifest | By::ManifestOrArchive | By::ManifestBeforeArchive => What::Manifest,
     };
     let mut query = &*asked.query;
-    let mut tries = 0;
-    let began = Instant::now();
+    let mut tries = Tries::begin();
     loop {
-        let limited = Link {
-            wait: link.wait.saturating_sub(began.elapsed()),
-            ..link
-        };
-        let (failed, tries_max) = match ask_first((link, limited), (asked, what), query) {
+        let first = ask_first((link, tries.limited(link)), (asked, what), query);
+        let first = first.and_then(|opened| match opened.answer.status {
+            200 | 206 => rest(opened),
+            _ => Ok(opened),
+        });
+        let (failed, tries_max) = match first {
             Ok(opened) => match opened.answer.status {
                 200 | 206 => return Ok(opened),
                 // An old server takes no escapes, and knows nothing of names.
@@ -145,11 +159,9 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, 
                 (error, tries_max(e.kind()))
             }
         };
-        tries += 1;
-        if tries >= tries_max || link.stop.is_set() || began.elapsed() >= link.wait {
+        if !tries.go_on(link, tries_max) {
             return Err(failed);
         }
-        pause(link.stop, tries);
     }
 }
 
@@ -164,21 +176,6 @@ fn lies(what: &str) -> RestoreError {
 /// Whether a server may name this as one that it has.
 fn is_target(target: &str) -> bool {
     target.starts_with("/") && target.bytes().all(|b| b.is_ascii_graphic())
-}
-
-/// How often a server is asked that cannot be reached so, or says nothing. One that is started anew breaks connections off,
-/// refuses them for a while, and is there again: it is asked as often as for a part.
-fn tries_max(why: io::ErrorKind) -> u32 {
-    match why {
-        io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::UnexpectedEof => DOWNLOAD_TRIES_MAX,
-        // All the time that it may take is over; nor is somebody believed the next time.
-        io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => 1,
-        _ => BUSY_TRIES_MAX,
-    }
 }
 
 /// Asks once, along a link whose wait is what is left of it.
@@ -227,6 +224,7 @@ fn ask_first<'a>(
         conn,
         answer,
         etag,
+        manifest: None,
     })
 }
 
@@ -253,8 +251,11 @@ impl<'a> Opened<'a> {
         self.answer.status == 200 && self.answer.get("content-type") == Some(MANIFEST_TYPE)
     }
 
-    /// The manifest that the answer is.
-    pub(super) fn manifest(mut self) -> Result<Manifest, RestoreError> {
+    /// With the manifest, if the answer is one.
+    fn with_manifest(mut self) -> Result<Self, Failed> {
+        if !self.is_manifest() {
+            return Ok(self);
+        }
         let mut broken = None;
         let manifest = Manifest::unpack_from(&mut |into| match self.conn.read(into) {
             Ok(got) => got,
@@ -265,10 +266,16 @@ impl<'a> Opened<'a> {
         });
         // What has not come says why.
         if let Some(e) = broken {
-            let what = format!("{}: {e}", self.link.server.authority);
-            return Err(RestoreError::Server(what));
+            return Err(e.into());
         }
-        let manifest = manifest.map_err(|e| lies(&e.to_string()))?;
+        self.manifest = Some(manifest.map_err(|e| e.to_string()));
+        Ok(self)
+    }
+
+    /// The manifest that the answer is.
+    pub(super) fn manifest(self) -> Result<Manifest, RestoreError> {
+        let manifest = self.manifest.unwrap_or_else(|| Err("it is none".into()));
+        let manifest = manifest.map_err(|why| lies(&why))?;
         match self.etag {
             Some(etag) if etag == manifest.tag() => Ok(manifest),
             _ => Err(lies("it is that of another snapshot")),

@@ -388,7 +388,7 @@ impl Renewal<'_> {
             is_fresh: true,
             by: By::Manifest,
         };
-        opening::open(self.link, &asked).map(drop)
+        opening::look(self.link, &asked)
     }
 
     /// What would be lost with the refs, once the upstream has `refs`; and which were looked at, unless all may go.

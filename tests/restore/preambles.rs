@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::lab::{clone, expect, expect_files, expect_nothing, forward, new_lab, restore, served};
+use crate::lab::{
+    clone, expect, expect_files, expect_nothing, forward, new_lab, relay, restore, served,
+};
 use crate::support::client::fetch;
 use crate::support::lab::target;
 use crate::support::relay::listen;
@@ -101,6 +103,46 @@ fn a_server_that_breaks_off_before_the_archive_is_asked_again() {
         let into = lab.scratch(name);
         expect(&restore(listen(breaks), "test/app", &into, &[]), 0);
         expect_files(&expected, &into, name);
+    }
+}
+
+/// Nor does it lose a job that had got further: of a manifest a part had come, or it was to be asked what it has now.
+#[test]
+fn a_server_that_breaks_off_whatever_is_waited_for_is_asked_again() {
+    let (lab, server, _) = served();
+    let expected = clone(&lab, "app", "clone");
+    let address = server.address();
+    let broken = AtomicUsize::new(0);
+    let half = move |body: &mut Vec<u8>| {
+        if broken.fetch_add(1, Relaxed) < 5 {
+            body.truncate(body.len() / 2);
+        }
+    };
+    let halves = relay(address, |target| target.contains("/manifest"), half);
+    let into = lab.scratch("manifest");
+    expect(&restore(halves, "test/app", &into, &["--by-parts"]), 0);
+    expect_files(&expected, &into, "manifest");
+    for (path, options) in [
+        ("/git-upload-pack", &["--update"][..]),
+        ("/ensure-refs", &["--update", "--have", "main"]),
+        ("/ensure-refs", &["--have", "main", "--no-bundle"]),
+    ] {
+        let count = AtomicUsize::new(0);
+        let away = listen(move |socket| {
+            let mut first = [0; 256];
+            let len = socket.peek(&mut first).unwrap_or(0);
+            let is_chosen = String::from_utf8_lossy(&first[..len]).contains(path);
+            // What was asked lies there unread: so the end of the connection is a reset.
+            if !is_chosen || count.fetch_add(1, Relaxed) >= 5 {
+                forward(socket, address);
+            }
+        });
+        let target = match options.contains(&"--update") {
+            true => into.clone(),
+            false => lab.scratch("have"),
+        };
+        expect(&restore(away, "test/app", &target, options), 0);
+        expect_files(&expected, &target, path);
     }
 }
 
