@@ -288,11 +288,14 @@ impl Objects for FileStore {
     }
 
     async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
-        let owned = key.to_owned();
-        self.run(("read", key), REMOTE_SILENCE_MS, move |store| {
-            store.read(&owned, bytes_max)
-        })
-        .await
+        let (op, owned) = ("read", key.to_owned());
+        let read = move |store: &FileStore| match store.read(&owned, bytes_max) {
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Ok(Err(())),
+            found => found.map(Ok),
+        };
+        let found = self.run((op, key), REMOTE_SILENCE_MS, read).await?;
+        let key = key.to_owned();
+        found.map_err(|()| ObjectError::TooLong { op, key, bytes_max })
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
