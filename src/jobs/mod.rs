@@ -35,6 +35,7 @@ mod leaving;
 mod left;
 pub(crate) mod look;
 mod maintain;
+mod makings;
 mod memories;
 mod named;
 pub(crate) mod news;

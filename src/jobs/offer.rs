@@ -1,7 +1,6 @@
 //! What was built here is uploaded for other servers, in the background. No client and no build waits for it, and no
 //! file stays for it: what leaves this server's disk before it was uploaded is not uploaded.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
 use super::generation::Agreed;
+use super::makings::Making;
 use super::plane::Handle;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
@@ -64,7 +64,8 @@ impl Jobs {
     /// Held while a snapshot is made that will be offered: whoever was sent all of it may have asked for nothing else, and
     /// the server may be told to stop before it is in its place.
     pub(super) fn making(&self, repo: &Repo, want: &Want) -> Option<Making<'_>> {
-        self.shares(repo, want).map(Making::new)
+        let shared = self.shares(repo, want)?;
+        Some(shared.makings.begin(&repo.name))
     }
 
     /// The same of what is served, which an earlier process may have published, or one without a store, once somebody uses it.
@@ -267,11 +268,13 @@ impl Handle<Jobs> {
 }
 
 impl Shared {
-    /// The same; what is not uploaded by then is given up, and removed where half of it is there.
+    /// The same: what others or timers begin meanwhile is not waited for. What is not uploaded by then is given up, and removed
+    /// where half of it is there.
     async fn wait_offered(&self, limit: Duration) {
         let look = Duration::from_millis(OFFERED_LOOK_MS);
         let ends = Instant::now() + limit;
-        while self.is_offering() && Instant::now() < ends {
+        let (names, then) = (self.to_offer(), self.makings.now());
+        while self.is_offering((&names, then)) && Instant::now() < ends {
             tokio::time::sleep(look).await;
         }
         self.objects.end_uploads();
@@ -279,22 +282,6 @@ impl Shared {
         while self.turns.available_permits() < OFFERS_AT_ONCE && Instant::now() < ends {
             tokio::time::sleep(look).await;
         }
-    }
-}
-
-/// A snapshot that is made, and will be offered.
-pub(super) struct Making<'s>(&'s Cell<usize>);
-
-impl Making<'_> {
-    fn new(shared: &Shared) -> Making<'_> {
-        shared.making.set(shared.making.get() + 1);
-        Making(&shared.making)
-    }
-}
-
-impl Drop for Making<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 

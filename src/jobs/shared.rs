@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
 use super::guarded::Guarded;
+use super::makings::Makings;
 use super::memories::{Memories, say_restored};
 use super::named::Straight;
 use crate::archive::growth::Abandoned;
@@ -48,8 +49,8 @@ pub(super) struct Shared {
     kind: String,
     /// What is to be uploaded, of each repository that somebody is at: the newest of each want.
     pub(super) offers: RefCell<HashMap<Arc<str>, Vec<Weak<Archive>>>>,
-    /// How many snapshots are being made that will be offered.
-    pub(super) making: Cell<usize>,
+    /// The snapshots that are being made and will be offered.
+    pub(super) makings: Makings,
     /// Those of which nothing is uploaded for a while, for that has failed.
     pub(super) put_off: RefCell<HashSet<Arc<str>>>,
     /// Held by what uploads.
@@ -217,7 +218,7 @@ impl Shared {
             is_readonly,
             kind: kind(config.level, &config.follow),
             offers: RefCell::default(),
-            making: Cell::default(),
+            makings: Makings::default(),
             put_off: RefCell::default(),
             turns: Semaphore::new(OFFERS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
@@ -298,11 +299,20 @@ impl Shared {
         });
     }
 
-    /// Whether something is to be uploaded that can be, as far as is known, or is made.
-    pub(super) fn is_offering(&self) -> bool {
+    /// Of which repositories something is to be uploaded, or made before that.
+    pub(super) fn to_offer(&self) -> HashSet<Arc<str>> {
+        let mut names = self.makings.names();
+        names.extend(self.offers.borrow().keys().cloned());
+        names
+    }
+
+    /// Whether something of these is to be uploaded that can be, as far as is known, or was being made by then.
+    pub(super) fn is_offering(&self, (names, then): (&HashSet<Arc<str>>, u64)) -> bool {
         let put_off = self.put_off.borrow();
-        let is_offered = |name| !put_off.contains(name);
-        self.making.get() > 0 || self.offers.borrow().keys().any(is_offered)
+        let is_offered = |name: &Arc<str>| names.contains(name) && !put_off.contains(name);
+        // What is made for a store that answers nothing, or refuses it, is waited for in vain.
+        let can_be = !self.objects.rests() && !self.is_refused.get();
+        can_be && self.makings.is_any_before(then) || self.offers.borrow().keys().any(is_offered)
     }
 
     /// Reads a small part, whose name says what is in it.
