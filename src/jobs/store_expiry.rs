@@ -209,8 +209,8 @@ impl Jobs {
             }
             after = page.next;
         }
-        self.make_small(shared, held, &mut seen).await?;
-        Ok(Some(seen))
+        let is_whole = self.make_small(shared, held, &mut seen).await?;
+        Ok(is_whole.then_some(seen))
     }
 
     /// What is found is judged by the day on which this look is counted; `None` if others write all the time.
@@ -310,47 +310,63 @@ impl Jobs {
         Ok(())
     }
 
-    /// Empties what was used least lately, until no more is named than may be. What somebody used today or yesterday stays.
+    /// Empties what was used least lately, until no more is named than may be. What somebody used today or yesterday stays. Whether the
+    /// lease was held all the time.
     async fn make_small(
         &self,
         shared: &Shared,
         held: &mut Held<'_>,
         seen: &mut Totals,
-    ) -> Result<(), ShareError> {
+    ) -> Result<bool, ShareError> {
         let limit = self
             .config
             .store
             .as_ref()
             .and_then(|store| store.limit_bytes);
-        let Some(limit) = limit else { return Ok(()) };
-        let day = seen.day;
+        let Some(limit) = limit else { return Ok(true) };
         let least = std::mem::take(&mut seen.least).into_sorted_vec();
         for one in least {
-            if seen.named_bytes <= limit {
-                return Ok(());
-            }
-            if one.idle_days.0 <= 1 || !held.keep().await? {
+            if seen.named_bytes <= limit || one.idle_days.0 <= 1 {
                 break;
             }
-            let Some(found) = self.found_in(shared, &one.dir).await? else {
-                seen.recount(one.bytes, 0);
-                continue;
-            };
-            // Somebody else may look, too.
-            let bytes = found.head.named_bytes();
-            seen.recount(one.bytes, bytes);
-            if seen.named_bytes <= limit {
-                return Ok(());
+            if !held.keep().await? {
+                return Ok(false);
             }
-            let is_due = |head: &Head| head.idle_days(day) == one.idle_days.0 && !head.is_empty();
-            let why = "there is more than --store-limit, and it was used least lately";
-            if self.empty(shared, &found, (seen, why, is_due)).await? {
-                seen.recount(bytes, 0);
+            // What is wrong with one of them keeps no other.
+            if let Err(why) = self.empty_least(shared, &one, (seen, limit)).await {
+                let dir = one.dir;
+                tracing::warn!(dir, "stays in the store: {}", causes(&why));
             }
         }
         if seen.named_bytes > limit {
             let bytes = seen.named_bytes;
             tracing::warn!(bytes, limit, "more is used in the store than --store-limit");
+        }
+        Ok(true)
+    }
+
+    /// Empties one of those, if that is still to be.
+    async fn empty_least(
+        &self,
+        shared: &Shared,
+        one: &Least,
+        (seen, limit): (&mut Totals, u64),
+    ) -> Result<(), ShareError> {
+        let Some(found) = self.found_in(shared, &one.dir).await? else {
+            seen.recount(one.bytes, 0);
+            return Ok(());
+        };
+        // Somebody else may look, too.
+        let bytes = found.head.named_bytes();
+        seen.recount(one.bytes, bytes);
+        if seen.named_bytes <= limit {
+            return Ok(());
+        }
+        let day = seen.day;
+        let is_due = |head: &Head| head.idle_days(day) == one.idle_days.0 && !head.is_empty();
+        let why = "there is more than --store-limit, and it was used least lately";
+        if self.empty(shared, &found, (seen, why, is_due)).await? {
+            seen.recount(bytes, 0);
         }
         Ok(())
     }

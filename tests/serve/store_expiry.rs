@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::bucket_server::BucketServer;
 use super::shared_store::{store_of, wait_shared};
 use super::support::lab::{self, Lab};
 use super::support::repos::Shape;
@@ -307,4 +308,32 @@ fn where_there_is_too_much_what_is_used_least_leaves() {
     fourth.wait_logged("more is used in the store than --store-limit");
     assert!(named(&lab, "other") > 0);
     fourth.stop();
+}
+
+/// One that cannot be had leave keeps no other.
+#[test]
+fn one_that_cannot_leave_keeps_no_other() {
+    let lab = two_shared();
+    age(&lab, "small", 5);
+    age(&lab, "other", 4);
+    // The same as a bucket, in which a head can be read and not written.
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let (store, farm) = (lab.scratch("store"), lab.scratch("s3/farm"));
+    fs::rename(&store, &farm).unwrap();
+    std::os::unix::fs::symlink(&farm, &store).unwrap();
+    let (small, _) = head(&lab, "small").unwrap();
+    let dir = small.parent().unwrap().file_name().unwrap();
+    bucket.deny(Some(&format!("{}/head.json? if-", dir.to_str().unwrap())));
+    let settings = Settings {
+        state: lab.scratch("second"),
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    let limited = ["--store", "s3://farm", "--store-limit", "1"];
+    let settings = settings.with(&limited);
+    let second = settings.with_fault("store-kept-ms=1000,store-expiry-ms=100");
+    let second = second.start();
+    wait::until_true("it is gone", || parts(&lab, "other") == 0);
+    second.wait_logged("stays in the store");
+    assert!(named(&lab, "small") > 0);
 }
