@@ -10,8 +10,9 @@
 //! - It is raised by a swap alone, also where there is no head yet: two that count by themselves would mean two things by one
 //!   number.
 //! - Who finds one that does not follow its own, in a store that was emptied or restored, is behind as well, whichever number
-//!   is larger, for others may have begun anew there; then it raises it above both. What was the last one is remembered beside
-//!   the mirror, too (`memories`): a mirror that is made anew is of none, and may have what had expired by then.
+//!   is larger, for others may have begun anew there; then it raises it above both. It drops nothing for that alone: nobody
+//!   knows whether anything has expired there. What was the last one is remembered beside the mirror, too (`memories`): a
+//!   mirror that is made anew is of none, and may have what had expired by then.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub(super) struct Agreed {
     pub(super) read_unix_ms: u64,
     /// Of what is shared from here on: the next one where others are to be told of something.
     pub(super) generation: Generation,
-    /// Of what is here, up to now.
+    /// Of what is here, up to now; or was, where the head does not follow that: who has it still follows the next one.
     pub(super) after: Generation,
     /// Since when they are.
     pub(super) owed: Option<Instant>,
@@ -113,16 +114,16 @@ impl Jobs {
                 };
             }
             let next = self.to_tell(shared, repo, own).await?;
-            let owed = shared.with_seen(&repo.name, |seen| match next {
-                None => seen.owed.take().and(None),
-                Some(_) => Some(*seen.owed.get_or_insert_with(Instant::now)),
+            let (owed, left) = shared.with_seen(&repo.name, |seen| match next {
+                None => (seen.owed.take().and(None), None),
+                Some(_) => (Some(*seen.owed.get_or_insert_with(Instant::now)), seen.left),
             });
             return Ok(Agreed {
                 base,
                 read,
                 read_unix_ms,
                 generation: next.unwrap_or(own),
-                after: own,
+                after: left.unwrap_or(own),
                 owed,
             });
         }
@@ -178,6 +179,8 @@ impl Jobs {
                 false => drop(memory.due.get_or_insert_with(|| SystemRandom.draw())),
             };
             shared.memories.change(&place_of(repo), forgotten).await?;
+            let left = [seen, own].into_iter().find(|one| !base.head.follows(*one));
+            shared.with_seen(&repo.name, |seen| seen.left = left);
         }
         write(repo, now).await?;
         // That of a head which it does not follow it is not; all that may have expired by that is gone all the same.
@@ -224,8 +227,9 @@ impl Jobs {
                 shared.base(&repo.name, &place_of(repo)).await,
                 read(repo).await,
             );
-            let is_behind = |now: &Base| own.is_ok_and(|own| now.head.is_past(own));
-            now.is_ok_and(|now| is_there(&now) && is_behind(&now))
+            // One that does not follow is no proof that anything has expired: others may have begun anew.
+            let has_expired = |now: &Base| own.is_ok_and(|own| now.head.is_later(own));
+            now.is_ok_and(|now| is_there(&now) && has_expired(&now))
         };
         if self
             .drop_alone(repo, may)

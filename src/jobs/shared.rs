@@ -92,6 +92,8 @@ pub(super) struct Seen {
     pub(super) behind: Option<Behind>,
     /// With a head of which generation a mirror of which one has caught up last.
     pub(super) caught: Option<(Generation, Generation)>,
+    /// Which one that was or had seen, if the head did not follow it.
+    pub(super) left: Option<Generation>,
     /// What the upstream was seen to list since.
     pub(super) listed_refs: Twice,
     /// Since when others are to be told of something.

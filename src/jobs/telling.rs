@@ -143,7 +143,7 @@ impl Jobs {
         write(repo, generation).await?;
         let told = (generation.raise, generation);
         self.end_duty(shared, &place_of(repo), told).await?;
-        shared.with_seen(&repo.name, |seen| seen.owed = None);
+        shared.with_seen(&repo.name, |seen| (seen.owed, seen.left) = (None, None));
         let (repository, generation) = (&*repo.name, generation.number);
         tracing::info!(repository, generation, "what has expired is shared no more");
         Ok(())

@@ -245,3 +245,88 @@ fn what_may_have_expired_on_the_way_is_not_taken() {
     let refused = taker.get(&lab::target("small")).head.status;
     assert!(matches!(refused, 404 | 502), "{refused}");
 }
+
+/// Has a mirror and what is remembered beside it be of a generation that the store has never had.
+fn note_generation(lab: &Lab, state: &str, (number, raise): (u64, u64)) {
+    let state = lab.scratch(state);
+    let noted = state.join("mirrors/test/small.git/tarpon-generation");
+    assert!(noted.parent().unwrap().is_dir(), "a mirror");
+    fs::write(noted, format!("{number} {raise:032x}\n")).unwrap();
+    let mut files = fs::read_dir(state.join("shared")).unwrap();
+    let file = files.next().unwrap().unwrap().path();
+    let mut memory: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    memory["number"] = number.into();
+    memory["raise"] = format!("{raise:032x}").into();
+    fs::write(&file, memory.to_string()).unwrap();
+}
+
+/// A server that has shared what is in a store, and is gone.
+fn shared_once(lab: &Lab, settings: impl Fn() -> Settings) {
+    let first = settings().start();
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    wait_remembered(lab, "first");
+    first.stop();
+}
+
+/// In a store that was emptied others have begun anew: nothing has expired there, so what is here stays though it cannot be
+/// compared for long.
+#[test]
+fn nothing_is_dropped_for_a_store_that_has_begun_anew() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let settings = || Settings {
+        state: lab.scratch("first"),
+        ..lab.settings()
+    };
+    let settings = || settings().with(&["--store", &url]).with_fault(OFTEN);
+    shared_once(&lab, settings);
+    note_generation(&lab, "first", (5, 5));
+    // It is another store now.
+    let other = format!("{{\"id\":\"{:032x}\"}}", 7);
+    fs::write(lab.scratch("store/v1/store.json"), other).unwrap();
+    lab.hide("small");
+    let first = settings().start();
+    first.get(&lab::target("small")).expect(200);
+    first.wait_logged("something has expired elsewhere");
+    // It looks each 200 ms, and drops what it drops after a second.
+    let looks = || first.log().matches("cannot fetch").count();
+    wait::until_within("it has looked often", 3 * wait::DEADLINE, || {
+        first.get(&lab::target("small")).expect(200);
+        (looks() > 20).then_some(())
+    });
+    assert!(!first.log().contains("\"dropped"), "{}", first.log());
+    assert!(lab.scratch("first/mirrors/test/small.git").is_dir());
+}
+
+/// Who finds a head that has not followed what is here raises it above both: others that are of the same follow that, and need
+/// not raise it once more.
+#[test]
+fn a_head_is_raised_above_what_it_has_not_followed() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let settings = || Settings {
+        state: lab.scratch("first"),
+        ..lab.settings()
+    };
+    let settings = || settings().with(&["--store", &url]).with_fault(OFTEN);
+    shared_once(&lab, settings);
+    note_generation(&lab, "first", (5, 5));
+    let mut dirs = fs::read_dir(lab.scratch("store/v1/repos")).unwrap();
+    let head = dirs.next().unwrap().unwrap().path().join("head.json");
+    let mut next = head_of(&lab.scratch("store"));
+    (next["generation"], next["raise"]) = (6.into(), format!("{:032x}", 6).into());
+    for snapshot in next["snapshots"].as_array_mut().unwrap() {
+        snapshot["generation"] = 6.into();
+    }
+    fs::write(&head, next.to_string()).unwrap();
+    let first = settings().start();
+    hit(&first, "small");
+    first.wait_logged("what has expired is shared no more");
+    let raised = head_of(&lab.scratch("store"));
+    let raises = Vec::from_iter(raised["raises"].as_array().unwrap());
+    for raise in [5, 6] {
+        let raise = format!("{raise:032x}");
+        assert!(raises.iter().any(|one| **one == *raise), "{raised}");
+    }
+}

@@ -148,6 +148,8 @@ struct Server {
     watch: Watch,
     twice: Twice,
     caught: Option<(Generation, Generation)>,
+    /// What it was of, or had seen, where that was not followed.
+    left: Option<Generation>,
     is_over: Rc<Cell<bool>>,
 }
 
@@ -300,12 +302,14 @@ impl Server {
             if !base.head.follows(own) || is_later && !base.head.follows(seen) {
                 let memory = &mut self.remembered.borrow_mut().memory;
                 memory.due.get_or_insert(raise);
+                self.left = [seen, own].into_iter().find(|one| !base.head.follows(*one));
             }
             disk.generation = if is_later { base.head.at() } else { seen };
             self.caught = Some((disk.generation, base.head.at()));
         }
         let own = self.disk.borrow().generation;
         let raise_due = self.remembered.borrow().memory.due;
+        self.left = self.left.filter(|_| raise_due.is_some());
         let generation = match raise_due {
             Some(raise) if self.variant != Variant::NeverTells => Generation {
                 number: own.number + 1,
@@ -340,6 +344,11 @@ impl Server {
         }
     }
 
+    /// What is shared comes after.
+    fn after(&self) -> Generation {
+        self.left.unwrap_or(self.disk.borrow().generation)
+    }
+
     /// It is told by this write.
     fn note_told(&self, write: RandomId, generation: Generation) {
         self.disk.borrow_mut().generation = generation;
@@ -354,7 +363,7 @@ impl Server {
     ) -> Result<(), RemoteError> {
         let change = Change {
             generation,
-            after: self.disk.borrow().generation,
+            after: self.after(),
             ..Change::default()
         };
         let stamp = (&mut self.numbers, self.cloud.borrow().now_ms);
@@ -544,7 +553,7 @@ impl Server {
         let count = if is_asked_for { 2 } else { 1 };
         let change = Change {
             generation,
-            after: self.disk.borrow().generation,
+            after: self.after(),
             mirror: Some((Vec::from_iter(packs), refs)),
             snapshots: snapshots.into_iter().take(count).collect(),
             ..Change::default()
@@ -819,6 +828,7 @@ impl World {
             watch: Watch::default(),
             twice: Twice::default(),
             caught: None,
+            left: None,
             is_over: self.is_over.clone(),
         };
         Box::pin(server.run())
