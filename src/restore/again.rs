@@ -72,7 +72,7 @@ pub(super) fn again<'a, T>(
     loop {
         let error = match ask(tries.limited(link)) {
             Ok(came) => {
-                link.progress.is_reached();
+                link.progress.asked(link.wait);
                 return Ok(came);
             }
             Err(Failed::Told(error)) => return Err(error),

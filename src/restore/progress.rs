@@ -116,7 +116,8 @@ fn micros(time: Duration) -> u64 {
 impl Progress {
     /// The server was asked for the archive, and may take so long to answer.
     pub(super) fn asked(&self, limit: Duration) {
-        self.is_reached();
+        self.waits_lock()
+            .take_if(|waited| matches!(waited, Waited::Unreached { .. }));
         self.limit_s.store(limit.as_secs().max(1), Relaxed);
     }
 
@@ -238,12 +239,6 @@ impl Progress {
             why: why.to_owned(),
             limit_s: limit.as_secs_f64().ceil() as u64,
         });
-    }
-
-    /// It is there, or there again.
-    pub(super) fn is_reached(&self) {
-        self.waits_lock()
-            .take_if(|waited| matches!(waited, Waited::Unreached { .. }));
     }
 
     /// It cannot be reached.
