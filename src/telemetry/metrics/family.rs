@@ -178,7 +178,7 @@ pub(crate) const FAMILIES: [Family; 59] = [
         kind: Kind::Counter,
         label: "result",
         values: OfferResult::NAMES,
-        help: "Snapshots that were to be shared through --store: uploaded (done), there already (known), given up for a newer one (superseded), or put off (failed).",
+        help: "Snapshots that were to be shared through --store: uploaded (done), there already (known), of what has left there and nobody uses (unused), given up for a newer one (superseded), or put off (failed).",
     },
     Family {
         id: Id::Imports,
