@@ -265,8 +265,8 @@ impl Jobs {
         }
     }
 
-    /// Where there is no mirror nobody can tell what is in a snapshot that was made before something has expired. That something of it is
-    /// broken in the store says nothing of it here.
+    /// Where there is no mirror nobody can tell what is in a snapshot that was made before something has expired. That
+    /// something of it is broken in the store says nothing of it here.
     async fn drop_earlier(self: &Rc<Self>, shared: &Shared, repo: &Arc<Repo>, base: &Base) {
         let Some(archive) = repo.archive_of(&Want::default()) else {
             return;

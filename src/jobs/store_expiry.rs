@@ -310,8 +310,8 @@ impl Jobs {
         Ok(())
     }
 
-    /// Empties what was used least lately, until no more is named than may be. What somebody used today or yesterday stays. Whether the
-    /// lease was held all the time.
+    /// Empties what was used least lately, until no more is named than may be. What somebody used today or yesterday stays.
+    /// Whether the lease was held all the time.
     async fn make_small(
         &self,
         shared: &Shared,

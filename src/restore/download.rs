@@ -167,7 +167,7 @@ impl<'a> Download<'a> {
     }
 
     /// All that is wanted of it was taken: no memory is kept for more.
-    pub(super) fn is_taken(&self) {
+    pub(super) fn takes_no_more(&self) {
         self.budget.ends();
     }
 

@@ -125,7 +125,7 @@ pub(super) fn extract<'a>(
             end: None,
         };
         let ran = line.run(download);
-        download.is_taken();
+        download.takes_no_more();
         let ran = ran.and_then(|()| match beside(&archive) {
             // Who fetches says why.
             Err(_) if packs.is_some_and(Fetching::is_cause) => Ok(()),

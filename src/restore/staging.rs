@@ -461,8 +461,8 @@ fn empty(path: &Path) {
     }
 }
 
-/// Whether a directory, whose inode has that number if that matters, has its mark and nothing that a staging directory has not: in a
-/// target all of it could be the user's. One that has nothing was not yet marked, or is not any more.
+/// Whether a directory, whose inode has that number if that matters, has its mark and nothing that a staging directory has
+/// not: in a target all of it could be the user's. One that has nothing was not yet marked, or is not any more.
 fn is_staging(path: &Path, inode: Option<u64>) -> bool {
     let Ok(listing) = fs::read_dir(path) else {
         return false;

@@ -287,7 +287,14 @@ impl<'r> Writer<'r> {
             Err(Errno::NOENT) => return Ok(None),
             found => found.map_err(|e| entry_error("look at", path, e))?,
         };
-        let is_dated = mtime_s == Some(found.st_mtime) && found.st_mtime_nsec == 0;
+        // Both times are set: what a clock that is wrong, or a file system without fractions of seconds, dates so is made once
+        // more.
+        let is_dated = [
+            (found.st_mtime, found.st_mtime_nsec),
+            (found.st_atime, found.st_atime_nsec),
+        ]
+        .iter()
+        .all(|(s, ns)| mtime_s == Some(*s) && *ns == 0);
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Symlink if mtime_s.is_some() => Ok(Some(0)),
             FileType::RegularFile if is_dated => Ok(Some(found.st_size.cast_unsigned())),

@@ -260,13 +260,25 @@ fn note_generation(lab: &Lab, state: &str, (number, raise): (u64, u64)) {
     fs::write(&file, memory.to_string()).unwrap();
 }
 
-/// A server that has shared what is in a store, and is gone.
-fn shared_once(lab: &Lab, settings: impl Fn() -> Settings) {
+/// A server that has shared what is in a store, which looks often, and is gone, with a generation that the store has never
+/// had; and how it is started again.
+fn shared_once(lab: &Lab) -> Settings {
+    let settings = || Settings {
+        state: lab.scratch("first"),
+        ..lab.settings()
+    };
+    let settings = || {
+        settings()
+            .with(&["--store", &store_of(lab)])
+            .with_fault(OFTEN)
+    };
     let first = settings().start();
     hit(&first, "small");
     wait_shared(&first, 1);
     wait_remembered(lab, "first");
     first.stop();
+    note_generation(lab, "first", (5, 5));
+    settings()
 }
 
 /// In a store that was emptied others have begun anew: nothing has expired there, so what is here stays though it cannot be
@@ -274,19 +286,12 @@ fn shared_once(lab: &Lab, settings: impl Fn() -> Settings) {
 #[test]
 fn nothing_is_dropped_for_a_store_that_has_begun_anew() {
     let lab = small_lab();
-    let url = store_of(&lab);
-    let settings = || Settings {
-        state: lab.scratch("first"),
-        ..lab.settings()
-    };
-    let settings = || settings().with(&["--store", &url]).with_fault(OFTEN);
-    shared_once(&lab, settings);
-    note_generation(&lab, "first", (5, 5));
+    let settings = shared_once(&lab);
     // It is another store now.
     let other = format!("{{\"id\":\"{:032x}\"}}", 7);
     fs::write(lab.scratch("store/v1/store.json"), other).unwrap();
     lab.hide("small");
-    let first = settings().start();
+    let first = settings.start();
     first.get(&lab::target("small")).expect(200);
     first.wait_logged("something has expired elsewhere");
     // It looks each 200 ms, and drops what it drops after a second.
@@ -304,14 +309,7 @@ fn nothing_is_dropped_for_a_store_that_has_begun_anew() {
 #[test]
 fn a_head_is_raised_above_what_it_has_not_followed() {
     let lab = small_lab();
-    let url = store_of(&lab);
-    let settings = || Settings {
-        state: lab.scratch("first"),
-        ..lab.settings()
-    };
-    let settings = || settings().with(&["--store", &url]).with_fault(OFTEN);
-    shared_once(&lab, settings);
-    note_generation(&lab, "first", (5, 5));
+    let settings = shared_once(&lab);
     let mut dirs = fs::read_dir(lab.scratch("store/v1/repos")).unwrap();
     let head = dirs.next().unwrap().unwrap().path().join("head.json");
     let mut next = head_of(&lab.scratch("store"));
@@ -320,7 +318,7 @@ fn a_head_is_raised_above_what_it_has_not_followed() {
         snapshot["generation"] = 6.into();
     }
     fs::write(&head, next.to_string()).unwrap();
-    let first = settings().start();
+    let first = settings.start();
     hit(&first, "small");
     first.wait_logged("what has expired is shared no more");
     let raised = head_of(&lab.scratch("store"));
