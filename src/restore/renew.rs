@@ -30,6 +30,7 @@ mod modules;
 mod news;
 mod note;
 mod own;
+mod own_trees;
 mod packed;
 mod plain;
 mod plan;

@@ -264,11 +264,38 @@ fn of_no_commit_none_is_proven() {
     assert_eq!(said(&out, "proven"), ["packs"]);
 }
 
+/// Has the index of a working copy say of each tree in `lies` that it is the other one.
+fn tell_of_trees(copy: &Path, lies: &[(String, String)]) {
+    let id = |hex: &str| {
+        let byte = |n: usize| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap();
+        (0..ID_BYTES).map(byte).collect::<Vec<u8>>()
+    };
+    change(&copy.join(".git/index"), |bytes| {
+        for (old, new) in lies {
+            let found = bytes.windows(ID_BYTES).rposition(|one| one == id(old));
+            let at = found.unwrap_or_else(|| panic!("the index says nothing of {old}"));
+            bytes[at..at + ID_BYTES].copy_from_slice(&id(new));
+        }
+        resum(bytes, ID_BYTES);
+    });
+}
+
 /// An index can say of a directory that it is the tree that is wanted, and have other entries: these count.
 #[test]
 fn what_an_index_says_of_trees_is_compared_with_its_entries() {
     let (lab, server, target) = restored();
     let path = lab.upstream("app");
+    // Of one inside of another that is as it says.
+    let copy = lab.scratch("inside");
+    copy_tree(&target, &copy);
+    let d = git::text(&copy, &["rev-parse", "HEAD:d"]);
+    let root = git::text(&copy, &["rev-parse", "HEAD^{tree}"]);
+    tell_of_trees(&copy, &[(d.clone(), root.clone())]);
+    let cached = || git::text(&copy, &["write-tree", "--prefix=d/"]);
+    assert_eq!(cached(), root, "git does not believe it");
+    let out = restore(server.address(), "test/app", &copy, &["--update"]);
+    expect(&out, 0);
+    assert_eq!(cached(), d);
     let mut import = Importer::start(&path, Layout::Packed);
     import.commit_on("refs/heads/main", "refs/heads/main^0", "second");
     import.file(repos::FILE, b"d/new", b"new\n");
@@ -277,26 +304,15 @@ fn what_an_index_says_of_trees_is_compared_with_its_entries() {
     let id = git::text(&path, &["rev-parse", "main"]);
     let json = format!(r#"{{"refs":{{"refs/heads/main":"{id}"}}}}"#);
     ensure(&server, "app", &json);
-    let tree = |at: &Path, what: &str| {
-        let hex = git::text(at, &["rev-parse", what]);
-        let byte = |n: usize| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap();
-        (0..ID_BYTES).map(byte).collect::<Vec<u8>>()
-    };
+    let tree = |at: &Path, what: String| git::text(at, &["rev-parse", &what]);
     for (number, lies) in [&["^{tree}", ":d"][..], &[":d"]].into_iter().enumerate() {
         let copy = lab.scratch(&format!("copy-{number}"));
         copy_tree(&target, &copy);
-        change(&copy.join(".git/index"), |bytes| {
-            for what in lies {
-                let (old, new) = (
-                    tree(&copy, &format!("HEAD{what}")),
-                    tree(&path, &format!("main{what}")),
-                );
-                let found = bytes.windows(ID_BYTES).rposition(|id| id == old);
-                let at = found.unwrap_or_else(|| panic!("the index says nothing of {what}"));
-                bytes[at..at + ID_BYTES].copy_from_slice(&new);
-            }
-            resum(bytes, ID_BYTES);
-        });
+        let lie = |what: &&str| {
+            let old = tree(&copy, format!("HEAD{what}"));
+            (old, tree(&path, format!("main{what}")))
+        };
+        tell_of_trees(&copy, &lies.iter().map(lie).collect::<Vec<_>>());
         let out = restore(server.address(), "test/app", &copy, &["--update"]);
         expect(&out, 0);
         assert_eq!(fs::read_to_string(copy.join("d/new")).unwrap(), "new\n");

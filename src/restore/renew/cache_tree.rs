@@ -50,6 +50,11 @@ impl CacheTree {
         self.nodes.get(number)
     }
 
+    /// Forgets what a directory is.
+    pub(super) fn disbelieve(&mut self, number: usize) {
+        self.nodes[number].tree = None;
+    }
+
     /// Those inside of a directory: their names in `bytes`, and their numbers.
     pub(super) fn children<'b>(
         &self,

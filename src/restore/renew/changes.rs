@@ -1,5 +1,4 @@
-//! What lies between an index and a commit's tree: walked is only where the two are not known to be the same. What the
-//! index says of a directory's tree counts if its entries make just that.
+//! What lies between an index and a commit's tree: walked is only where the two are not known to be the same.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -148,7 +147,6 @@ impl Walk<'_> {
         let known = node.and_then(|number| trees.node(number));
         if let Some(known) = known
             && known.tree == Some((id, range.len()))
-            && tree_of(self.old, range.clone(), self.path.len()) == Some(id)
         {
             self.directories.push(Line::Kept(known.lines.clone()));
             return Ok(range.len());
@@ -301,83 +299,6 @@ impl Walk<'_> {
             }
         }
         out
-    }
-}
-
-/// The tree that entries of an index make, which are all below a directory whose path has so many bytes: what the
-/// extension says of it anybody may have written. `None` where git makes none of that.
-fn tree_of(entries: &Entries, range: Range<usize>, base: usize) -> Option<ObjectId> {
-    let mut making = vec![Making::new(base, range.end)];
-    let mut at = range.start;
-    loop {
-        let (base, end) = making.last().map(|tree| (tree.base, tree.end))?;
-        if at == end {
-            let own = making.pop()?;
-            let id = own.id(entries.hash)?;
-            let Some(above) = making.last_mut() else {
-                return Some(id);
-            };
-            // All that is in it begins with its path.
-            let path = entries.get(at - 1).path();
-            above.push(EntryKind::Tree, &path[above.base..own.base - 1], id);
-            continue;
-        }
-        let entry = entries.get(at);
-        let name = entry.path().get(base..)?;
-        match name.iter().position(|b| *b == b'/') {
-            Some(_) if making.len() > TREE_DEPTH_MAX => return None,
-            Some(len) => {
-                let below = base + len + 1;
-                let end = entries.end_of(&entry.path()[..below], at, end);
-                making.push(Making::new(below, end));
-            }
-            None => {
-                let mut kinds = KINDS.into_iter();
-                let kind = kinds.find(|kind| mode(*kind) == entry.mode())?;
-                making.last_mut()?.push(kind, name, entry.id());
-                at += 1;
-            }
-        }
-    }
-}
-
-/// What an entry of an index can be.
-const KINDS: [EntryKind; 4] = [
-    EntryKind::Blob,
-    EntryKind::BlobExecutable,
-    EntryKind::Link,
-    EntryKind::Commit,
-];
-
-/// A tree that is made of the entries of an index up to `end`, whose paths have its own in their first `base` bytes.
-struct Making {
-    base: usize,
-    end: usize,
-    data: Vec<u8>,
-}
-
-impl Making {
-    fn new(base: usize, end: usize) -> Making {
-        let data = Vec::new();
-        Making { base, end, data }
-    }
-
-    fn push(&mut self, kind: EntryKind, name: &[u8], id: ObjectId) {
-        self.data
-            .extend_from_slice(format!("{:o} ", mode(kind)).as_bytes());
-        self.data.extend_from_slice(name);
-        self.data.push(0);
-        self.data.extend_from_slice(id.as_bytes());
-    }
-
-    fn id(&self, hash: gix::hash::Kind) -> Option<ObjectId> {
-        let mut hasher = gix::hash::hasher(hash);
-        let bytes = self.data.len() as u64;
-        let header = gix::objs::encode::loose_header(gix::objs::Kind::Tree, bytes);
-        hasher.update(&header);
-        hasher.update(&self.data);
-        // One that is made to have another's sum is another.
-        hasher.try_finalize().ok()
     }
 }
 

@@ -29,6 +29,9 @@ const VERSIONS: [u32; 2] = [2, 3];
 const ASSUMED: u16 = 0x8000;
 const EXTENDED: u16 = 0x4000;
 const STAGE: u16 = 0x3000;
+/// How long its path is; all of them mean that it is that long or longer.
+const NAME_LEN: u16 = 0x0fff;
+const LONG: usize = NAME_LEN as usize;
 /// Further flags: the file is not checked out, it is to be added.
 const LEFT_OUT: u16 = 0x4000;
 const TO_BE_ADDED: u16 = 0x2000;
@@ -57,6 +60,7 @@ pub(in crate::restore) struct Entries {
     pub hash: Kind,
     /// The second of its date.
     pub dated_s: i64,
+    /// What the index says of its directories; once they were looked at, what is to be believed of that.
     pub trees: CacheTree,
 }
 
@@ -87,12 +91,16 @@ impl<'e> Entry<'e> {
 
     pub(super) fn path(self) -> &'e [u8] {
         let at = STAT_BYTES + self.hash.len_in_bytes() + 2;
-        let at = match flags(self.bytes, self.hash) & EXTENDED {
+        let flags = flags(self.bytes, self.hash);
+        let at = match flags & EXTENDED {
             0 => at,
             _ => at + 2,
         };
-        let len = self.bytes[at..].iter().position(|b| *b == 0);
-        &self.bytes[at..at + len.unwrap_or_default()]
+        let rest = &self.bytes[at..];
+        match usize::from(flags & NAME_LEN) {
+            LONG => &rest[..rest.find_byte(0).unwrap_or_default()],
+            len => &rest[..len],
+        }
     }
 }
 
@@ -216,20 +224,23 @@ impl Entries {
     /// Looks at the entry that begins at `at`; where its path is.
     fn entry(&self, at: usize, end: usize) -> Result<Range<usize>, Unread> {
         let fixed = STAT_BYTES + self.hash.len_in_bytes() + 2;
-        let Some(entry) = self
-            .bytes
-            .get(at..end)
-            .filter(|rest| rest.len() > fixed + 2)
-        else {
+        let Some(entry) = self.bytes.get(at..end).filter(|rest| rest.len() > fixed) else {
             return other("its index is cut off");
         };
         let said = flags(entry, self.hash);
-        let hash = self.hash;
-        let name = || Entry { bytes: entry, hash }.path().as_bstr().to_string();
-        let mut path_at = fixed;
+        let path_at = match said & EXTENDED {
+            0 => fixed,
+            _ => fixed + 2,
+        };
+        let most = entry.len().min(path_at + PATH_BYTES_MAX + 1);
+        let path = entry.get(path_at..most).unwrap_or_default();
+        let path = match path.find_byte(0) {
+            Some(len) if len > 0 && len.min(LONG) == usize::from(said & NAME_LEN) => &path[..len],
+            _ => return other("its index has an entry whose path does not end where it says"),
+        };
+        let name = || path.as_bstr().to_string();
         if said & EXTENDED != 0 {
             let more = u16::from_be_bytes([entry[fixed], entry[fixed + 1]]);
-            path_at += 2;
             if more & LEFT_OUT != 0 {
                 return other((
                     format!("{} is left out (skip-worktree)", name()),
@@ -269,12 +280,7 @@ impl Entries {
                 "git sparse-checkout disable",
             ));
         }
-        let most = entry.len().min(path_at + PATH_BYTES_MAX + 1);
-        let len = entry[path_at..most].iter().position(|b| *b == 0);
-        match len {
-            Some(len) if len > 0 => Ok(at + path_at..at + path_at + len),
-            _ => other("its index has an entry without an end"),
-        }
+        Ok(at + path_at..at + path_at + path.len())
     }
 
     /// Looks at what stands behind the entries.
@@ -375,5 +381,46 @@ mod tests {
         };
         assert!(why(99).contains("more than 99 bytes"), "{}", why(99));
         assert!(why(100).contains("not of version 2 or 3"), "{}", why(100));
+    }
+
+    /// Git goes by the length, and would have another file.
+    #[test]
+    fn a_path_ends_where_its_length_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        let read = |len: u16, name: &[u8]| {
+            let mut bytes = [&MAGIC[..], &[0, 0, 0, 2, 0, 0, 0, 1]].concat();
+            let mut entry = vec![0; STAT_BYTES + Kind::Sha1.len_in_bytes()];
+            entry[MODE_AT..MODE_AT + 4].copy_from_slice(&0o100_644_u32.to_be_bytes());
+            entry.extend_from_slice(&len.to_be_bytes());
+            entry.extend_from_slice(name);
+            entry.resize(padded(entry.len()), 0);
+            bytes.extend_from_slice(&entry);
+            let mut sum = Sum::new(Kind::Sha1);
+            sum.update(&bytes);
+            bytes.extend_from_slice(&sum.finish());
+            std::fs::write(&path, &bytes).unwrap();
+            Entries::read(&path, Kind::Sha1, 1 << 20, &Stop::default())
+        };
+        let long = vec![b'a'; LONG];
+        for (len, name) in [
+            (1, &b"a"[..]),
+            (5, b"a/b.c"),
+            (NAME_LEN, &long),
+            (NAME_LEN - 1, &long[1..]),
+        ] {
+            let entries = read(len, name).unwrap();
+            assert_eq!(entries.get(0).path(), name);
+        }
+        let short = &long[1..];
+        for (len, name) in [
+            (4, &b"a/b.c"[..]),
+            (6, b"a/b.c"),
+            (NAME_LEN, short),
+            (0, b"a"),
+        ] {
+            let why = format!("{:?}", read(len, name).unwrap_err());
+            assert!(why.contains("whose path does not end"), "{len}: {why}");
+        }
     }
 }

@@ -18,6 +18,7 @@ use super::held::Tip;
 use super::left::{Left, left_at};
 use super::look::{self, Eye, Ground, Looked};
 use super::note::Way;
+use super::own_trees;
 use super::refusal::{expect_no_repository, not_taken};
 use super::scratch::Scratch;
 use crate::config::RestoreArgs;
@@ -102,11 +103,23 @@ impl Before {
             Unread::Kind(why) => not_taken(target, why),
             Unread::Failed(error) => error,
         })?;
+        let mut said = std::mem::take(&mut entries.trees);
         if self.reads_all {
-            entries.trees = CacheTree::default();
+            said = CacheTree::default();
         }
         let attributes = content::attributes_of(&entries);
-        let looked = look::look(self.ground(stop), &entries, &attributes)?;
+        let (looked, trees) = std::thread::scope(|scope| {
+            let all = &entries;
+            let trees = scope.spawn(move || own_trees::believed(all, said, stop));
+            let looked = look::look(self.ground(stop), all, &attributes);
+            let trees = trees.join();
+            (
+                looked,
+                trees.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
+        });
+        let looked = looked?;
+        entries.trees = trees?;
         Ok(Seen {
             entries,
             attributes,
