@@ -199,6 +199,7 @@ fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
                 if let Err(error) = batch.write(&mut writer, shared.site.stop) {
                     shared.fail(error);
                 }
+                shared.written.took(count);
                 shared.progress.written(count, start.elapsed());
             }
             Task::Sum(pack) => {
@@ -244,6 +245,9 @@ impl Line<'_> {
             let chunk = Arc::new(chunk);
             let mut at = 0;
             while let Some(cut) = cutter.cut(&chunk, &mut at)? {
+                if cutter.has_unchecked() {
+                    self.shared.written.unchecked();
+                }
                 self.take(cut)?;
             }
             drop(chunk);

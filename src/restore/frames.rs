@@ -132,6 +132,8 @@ pub struct Cutter {
     descriptor: u8,
     content_bytes: usize,
     stored: Option<Vec<Slice>>,
+    /// Whether a frame with content had no checksum.
+    has_unchecked: bool,
 }
 
 impl Default for Cutter {
@@ -147,11 +149,17 @@ impl Default for Cutter {
             descriptor: 0,
             content_bytes: 0,
             stored: Some(Vec::new()),
+            has_unchecked: false,
         }
     }
 }
 
 impl Cutter {
+    /// Whether one of the frames so far had no checksum.
+    pub fn has_unchecked(&self) -> bool {
+        self.has_unchecked
+    }
+
     /// How much of the archive has been taken.
     pub fn position(&self) -> u64 {
         self.offset + self.frame_bytes
@@ -263,6 +271,7 @@ impl Cutter {
         let ended = std::mem::take(self);
         self.offset = ended.position();
         self.skipped_bytes = ended.skipped_bytes;
+        self.has_unchecked = ended.has_unchecked;
     }
 
     /// The frame, whose last byte has been taken.
@@ -382,7 +391,10 @@ impl Cutter {
     fn block(&mut self, left: usize, is_last: bool) -> Option<End> {
         self.next = match (left, is_last) {
             (0, false) => Next::Field(Field::BlockHeader, BLOCK_HEADER_BYTES),
-            (0, true) if self.descriptor & HAS_CHECKSUM == 0 => return Some(End::Unchecked),
+            (0, true) if self.descriptor & HAS_CHECKSUM == 0 => {
+                self.has_unchecked = true;
+                return Some(End::Unchecked);
+            }
             (0, true) => Next::Field(Field::Checksum, CHECKSUM_BYTES),
             _ => Next::Block { left, is_last },
         };
@@ -415,8 +427,11 @@ mod tests {
 
     /// Cuts `input`, which arrives in pieces of `step` bytes.
     fn cut_all(input: &[u8], step: usize) -> Result<Vec<Cut>, RestoreError> {
+        cut_by(&mut Cutter::default(), input, step)
+    }
+
+    fn cut_by(cutter: &mut Cutter, input: &[u8], step: usize) -> Result<Vec<Cut>, RestoreError> {
         let budget = Budget::new(RECEIVED_BYTES_MAX);
-        let mut cutter = Cutter::default();
         let mut cuts = Vec::new();
         for piece in input.chunks(step) {
             let mut buffer = budget.try_take(piece.len()).unwrap();
@@ -549,6 +564,21 @@ mod tests {
         let mut out = Vec::with_capacity(zstd_safe::compress_bound(data.len()));
         context.compress2(&mut out, data).unwrap();
         out
+    }
+
+    #[test]
+    fn frames_that_have_no_checksum_are_known() {
+        let checked = frame(b"content");
+        let skippable = [SKIPPABLE_MAGIC.to_le_bytes(), [0; 4]].concat();
+        let all_checked = [&checked[..], &skippable, &checked].concat();
+        let one_is_not = [&checked[..], &streamed(b"content"), &checked].concat();
+        for step in [1, 100] {
+            for (input, has_unchecked) in [(&all_checked, false), (&one_is_not, true)] {
+                let mut cutter = Cutter::default();
+                cut_by(&mut cutter, input, step).unwrap();
+                assert_eq!(cutter.has_unchecked(), has_unchecked, "step {step}");
+            }
+        }
     }
 
     #[test]

@@ -248,8 +248,7 @@ fn check_out(
 ) -> Result<Option<Proven>, RestoreError> {
     let Some(commit) = refs.commit() else {
         // What was begun is there all the same: whoever makes a worktree settles it, and here nobody does.
-        let begun = making.and_then(|making| making.begun);
-        let begun = begun.map(|begun| begun.there).unwrap_or_default();
+        let begun = making.and_then(|making| making.begun).unwrap_or_default();
         return match [archive.unpacked, begun] == [Unpacked::default(); 2] {
             true => Ok(None),
             false => Err(RestoreError::entry(
@@ -411,7 +410,6 @@ fn value(text: &BStr) -> Vec<u8> {
 mod tests {
     use super::super::progress::Progress;
     use super::super::quota::Quota;
-    use super::super::worktree::Begun;
     use super::super::write::Site;
     use super::*;
 
@@ -451,10 +449,7 @@ mod tests {
                 way: None,
                 task: Task::Make,
                 workers: 1,
-                begun: begun.map(|there| Begun {
-                    there,
-                    is_sound: true,
-                }),
+                begun,
                 made: None,
             };
             let how = (Modes::Told, Some(&mut making));

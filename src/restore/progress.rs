@@ -339,6 +339,11 @@ impl Progress {
         self.decode_us.fetch_add(micros(time), Relaxed);
     }
 
+    /// So many entries are written once more.
+    pub(super) fn takes_back_entries(&self, entries: u64) {
+        self.entries.fetch_sub(entries, Relaxed);
+    }
+
     /// A worker wrote entries.
     pub(super) fn written(&self, entries: usize, time: Duration) {
         self.entries.fetch_add(entries as u64, Relaxed);

@@ -166,7 +166,7 @@ pub(super) fn unpack<'w>(
     let mut unpacked = None;
     let beside = |archive: &Archive| {
         if is_open && let Some(made) = making.as_mut() {
-            let frames = unpack_frames(source, &manifest, &packs, made)?;
+            let frames = unpack_frames(source, &manifest, &packs, tree, made)?;
             if frames.is_some() {
                 (unpacked, making) = (frames, None);
             }

@@ -59,19 +59,10 @@ pub(super) struct Making<'m> {
     pub task: Task,
     /// How many threads make it.
     pub workers: usize,
-    /// If it was begun in another way.
-    pub begun: Option<Begun>,
+    /// What is there of it, if it was begun in another way: what of that is whole is what it is to be.
+    pub begun: Option<Unpacked>,
     /// Once it is made.
     pub made: Option<Made>,
-}
-
-/// A worktree that was begun in another way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Begun {
-    /// What there is of it.
-    pub there: Unpacked,
-    /// Whether what of that is whole is what it is to be: then it is kept.
-    pub is_sound: bool,
 }
 
 /// A worktree that was made.
@@ -134,7 +125,7 @@ impl Making<'_> {
         let blobs = Blobs::of(packs.clone(), tree, hash, spill, workers, stop)?;
         let objects = Objects::of(packs.clone(), tree, hash, stop);
         let mut way = self.way.take();
-        let there = self.begun.map(|begun| begun.there).unwrap_or_default();
+        let there = self.begun.unwrap_or_default();
         let written = Written::beside(there.files, there.directories);
         let shared = Shared {
             written: &written,
@@ -205,7 +196,7 @@ impl Shared<'_, '_> {
         if let Some(begun) = self.making.begun {
             // All that the commit has was found or made.
             Unpacked::of(self.written).check(all)?;
-            (0..begun.there.directories).try_for_each(|_| quota.take_entry(0))?;
+            (0..begun.directories).try_for_each(|_| quota.take_entry(0))?;
         }
         Ok(index)
     }
@@ -246,8 +237,7 @@ impl Shared<'_, '_> {
             self.making.progress.decoded(decoded);
             let took = began.elapsed().saturating_sub(decoded);
             if self.making.task != Task::Prove {
-                let made = turns.len() - std::mem::take(&mut maker.found);
-                self.making.progress.written(made, took);
+                self.making.progress.written(turns.len(), took);
             }
         }
     }
@@ -278,9 +268,8 @@ struct Maker<'s> {
     /// How many do as it does.
     workers: usize,
     mtime_s: i64,
-    /// What is there already; and how many entries were found there.
-    begun: Option<Begun>,
-    found: usize,
+    /// Whether some of it may be there already.
+    is_begun: bool,
     /// Time that was not spent with writing.
     decoded: Duration,
 }
@@ -297,8 +286,7 @@ impl<'s> Maker<'s> {
             site: shared.making.site,
             workers: shared.making.workers.max(1),
             mtime_s: shared.making.dates.file_s(),
-            begun: shared.making.begun,
-            found: 0,
+            is_begun: shared.making.begun.is_some(),
             decoded: Duration::ZERO,
         }
     }
@@ -324,14 +312,11 @@ impl<'s> Maker<'s> {
 
     fn make(&mut self, entry: Listed<'_>) -> Result<(), RestoreError> {
         let (path, id) = (entry.path, entry.id);
-        if let Some(begun) = self.begun
+        if self.is_begun
             && entry.mode != SUBMODULE
+            && let Some(bytes) = self.writer.find(path, self.mtime_s)?
         {
-            let mtime_s = begun.is_sound.then_some(self.mtime_s);
-            if let Some(bytes) = self.writer.find(path, mtime_s)? {
-                self.found += 1;
-                return self.site.quota.take_entry(bytes);
-            }
+            return self.site.quota.take_entry(bytes);
         }
         match entry.mode {
             SUBMODULE => self.writer.directory(path),

@@ -7,13 +7,14 @@
 //! the rates of [`choice`] that is sooner only before a third of the files is made, on a link that by then has become as fast
 //! as all frames need; what there is to gain is a part of that third.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::choice::{self, Sizes};
 use super::download::{Download, Served};
-use super::error::RestoreError;
+use super::error::{RestoreError, failed};
 use super::extract::extract;
 use super::feed::{Feed, Unpacks};
 use super::link::Link;
@@ -24,17 +25,18 @@ use super::source::Source;
 use super::stock::Stock;
 use super::stop::Stop;
 use super::tree::Unpacked;
-use super::worktree::{Begun, Making};
+use super::worktree::Making;
 use super::write::{Site, Written};
 use crate::limits::{CHOICE_AGAIN_MS, CHOICE_BYTES, INTERRUPT_POLL_MS};
 use crate::manifest::parts::{Contents, Manifest};
 
-/// Unpacks the worktree as `making` says, if that is sooner than to make it. `None` if it is not, or no longer: then it says
-/// what is there of it.
+/// Unpacks the worktree at `tree` as `making` says, if that is sooner than to make it. `None` if it is not, or no longer:
+/// then that says what is there of it, which is nothing unless sums have spoken for all of it.
 pub(super) fn unpack_frames(
     source: Source<'_>,
     manifest: &Manifest,
     packs: &Fetching<'_, '_>,
+    tree: &Path,
     making: &mut Making<'_>,
 ) -> Result<Option<Unpacked>, RestoreError> {
     let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
@@ -86,12 +88,12 @@ pub(super) fn unpack_frames(
         let left = download.left().0;
         source.link.progress.takes_back(left.unwrap_or_default());
         // What is found is counted again.
+        source.link.progress.takes_back_entries(written.entries());
         site.quota.give_back_to(taken);
-        // What is whole was in a frame with the right sum.
-        making.begun = Some(Begun {
-            there: Unpacked::of(&written),
-            is_sound: !written.is_unsummed(),
-        });
+        match written.is_sound() {
+            true => making.begun = Some(Unpacked::of(&written)),
+            false => empty(tree)?,
+        }
         return Ok(None);
     }
     let archive = result?;
@@ -193,5 +195,47 @@ impl Watched<'_, '_> {
             }
             (since, before, looks, waits) = (Instant::now(), bytes, 0, 0);
         }
+    }
+}
+
+/// Removes what is in a working copy besides its repository.
+fn empty(tree: &Path) -> Result<(), RestoreError> {
+    let listed = std::fs::read_dir(tree).map_err(failed("read", tree))?;
+    for entry in listed {
+        let entry = entry.map_err(failed("read", tree))?;
+        if entry.file_name() == ".git" {
+            continue;
+        }
+        let path = entry.path();
+        // A link is none.
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = match is_directory {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.map_err(failed("remove", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn nothing_stays_but_the_repository_and_what_links_lead_to() {
+        let (tree, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |name: &str| tree.path().join(name);
+        fs::create_dir_all(at(".git/refs")).unwrap();
+        fs::create_dir_all(at("d/.git")).unwrap();
+        fs::write(at("a"), "a").unwrap();
+        fs::write(other.path().join("b"), "b").unwrap();
+        std::os::unix::fs::symlink(other.path(), at("link")).unwrap();
+        empty(tree.path()).unwrap();
+        let left = fs::read_dir(tree.path()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".git"]);
+        assert!(at(".git/refs").is_dir() && other.path().join("b").is_file());
     }
 }

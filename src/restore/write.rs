@@ -116,8 +116,11 @@ pub(super) struct Written {
     /// Files and links that are there, and directories.
     files: AtomicU64,
     directories: AtomicU64,
-    /// Whether some of it is of a frame whose sum has not come.
+    /// Whether some of it is of a frame whose sum has not come, or of one that has none.
     is_unsummed: AtomicBool,
+    has_unchecked: AtomicBool,
+    /// How many entries those were that were handed over to be written.
+    entries: AtomicU64,
     /// Whether somebody has left work out because of a stop.
     is_cut: AtomicBool,
     /// Files, wherever they are, that were begun and have not got their date yet.
@@ -135,8 +138,23 @@ impl Written {
         self.is_unsummed.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn is_unsummed(&self) -> bool {
-        self.is_unsummed.load(Ordering::Relaxed)
+    /// A frame comes that has no sum.
+    pub(super) fn unchecked(&self) {
+        self.has_unchecked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a sum has spoken for all that was written.
+    pub(super) fn is_sound(&self) -> bool {
+        !self.is_unsummed.load(Ordering::Relaxed) && !self.has_unchecked.load(Ordering::Relaxed)
+    }
+
+    /// So many entries were written, or could not be.
+    pub(super) fn took(&self, entries: usize) {
+        self.entries.fetch_add(entries as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
     }
 
     /// Work was left out because of a stop. Whoever stops may do so when nobody else looks at it any more.
@@ -275,12 +293,8 @@ impl<'r> Writer<'r> {
     }
 
     /// How large the file or link is that another writer has made at `path`, if it has made all of it: a file is dated once
-    /// its last byte is written. One that is not whole is removed, and so is any where there is no date.
-    pub(super) fn find(
-        &mut self,
-        path: &[u8],
-        mtime_s: Option<i64>,
-    ) -> Result<Option<u64>, RestoreError> {
+    /// its last byte is written. One that is not whole is removed.
+    pub(super) fn find(&mut self, path: &[u8], mtime_s: i64) -> Result<Option<u64>, RestoreError> {
         let (directory, name) = split(path);
         let directory = self.enter(directory)?;
         let found = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -294,11 +308,11 @@ impl<'r> Writer<'r> {
             (found.st_atime, found.st_atime_nsec),
         ]
         .iter()
-        .all(|(s, ns)| mtime_s == Some(*s) && *ns == 0);
+        .all(|(s, ns)| mtime_s == *s && *ns == 0);
         match FileType::from_raw_mode(found.st_mode) {
-            FileType::Symlink if mtime_s.is_some() => Ok(Some(0)),
+            FileType::Symlink => Ok(Some(0)),
             FileType::RegularFile if is_dated => Ok(Some(found.st_size.cast_unsigned())),
-            FileType::Symlink | FileType::RegularFile => {
+            FileType::RegularFile => {
                 let removed = rustix::fs::unlinkat(directory, name, AtFlags::empty());
                 removed.map_err(|e| entry_error("remove", path, e))?;
                 if let Some(written) = self.written {

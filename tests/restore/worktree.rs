@@ -51,6 +51,9 @@ fn restored(server: SocketAddr, target: &Path, clone: &Path, more: &[&str]) -> (
     expect_files(clone, target, "restored");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let way = said["worktree"].as_str().unwrap_or_default().to_owned();
+    // Each is counted once, however it was made in the end; those of `.git` are few.
+    let (entries, files) = (said["entries"].as_u64().unwrap(), FILES as u64);
+    assert!((files..files + 64).contains(&entries), "{entries}");
     (way, said["bytes"].as_u64().unwrap_or_default())
 }
 

@@ -557,7 +557,7 @@ fn go_on(
     repository: &Repository,
     commit: ObjectId,
     (into, dates): (&Path, Dates),
-    begun: Begun,
+    begun: Unpacked,
 ) -> Result<u64, RestoreError> {
     let root = File::open(into).unwrap();
     let quota = Quota::new(Some(u64::MAX), into).unwrap();
@@ -613,31 +613,27 @@ fn begin(into: &Path, dates: Dates) {
 fn what_is_whole_of_a_worktree_is_kept_and_the_rest_is_made() {
     let repository = Repository::new();
     let (commit, dates) = (few(&repository), Dates::now());
-    let made = |name: &str, is_sound: bool, (files, directories): (u64, u64)| {
+    let made = |name: &str, (files, directories): (u64, u64)| {
         let into = tempfile::tempdir().unwrap();
         begin(into.path(), dates);
         if !name.is_empty() {
             fs::create_dir_all(into.path().join(name)).unwrap();
         }
         let there = Unpacked { files, directories };
-        let begun = Begun { there, is_sound };
-        let made = go_on(&repository, commit, (into.path(), dates), begun)?;
+        let made = go_on(&repository, commit, (into.path(), dates), there)?;
         let read = |name: &str| fs::read_to_string(into.path().join(name)).unwrap();
         let link = fs::read_link(into.path().join("d/link")).unwrap();
         assert_eq!([read("a"), read("e")], ["a", "e"]);
         Ok::<_, RestoreError>((made, read("d/b"), link.to_str().unwrap().to_owned()))
     };
-    let kept = made("", true, (3, 1)).unwrap();
-    assert_eq!(kept, (2, String::new(), "elsewhere".to_owned()));
-    // What no sum speaks for is made anew.
-    let anew = made("", false, (3, 1)).unwrap();
-    assert_eq!(anew, (4, "d/b".to_owned(), "b".to_owned()));
+    let kept = made("", (3, 1)).unwrap();
+    assert_eq!(kept, (4, String::new(), "elsewhere".to_owned()));
     // What the commit has not was counted by who has made it.
     for (files, directories) in [(4, 1), (3, 2)] {
-        let error = made("", true, (files, directories)).unwrap_err();
+        let error = made("", (files, directories)).unwrap_err();
         assert!(error.to_string().contains("its commit has not"), "{error}");
     }
     // A directory where the commit has a file.
-    let error = made("a", true, (3, 2)).unwrap_err();
+    let error = made("a", (3, 2)).unwrap_err();
     assert!(error.to_string().contains("already an entry"), "{error}");
 }

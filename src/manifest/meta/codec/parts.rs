@@ -96,9 +96,12 @@ impl Manifest {
 struct Unframed<'r> {
     context: DCtx<'static>,
     read: &'r mut dyn FnMut(&mut [u8]) -> usize,
-    /// What came of the frame, and how much of it was decompressed.
+    /// `got` bytes of the frame that came, of which `used` were decompressed; what lies behind them is of before.
     sent: Vec<u8>,
+    got: usize,
     used: usize,
+    /// Where it is decompressed to.
+    step: Vec<u8>,
     /// So much came before that.
     before: usize,
     /// How much has come of the frame's content.
@@ -121,7 +124,9 @@ impl<'r> Unframed<'r> {
         Ok(Unframed {
             context,
             read,
-            sent: Vec::new(),
+            sent: vec![0; MANIFEST_STEP_BYTES],
+            got: 0,
+            step: vec![0; MANIFEST_STEP_BYTES],
             used: 0,
             before: 0,
             content_bytes: 0,
@@ -142,17 +147,15 @@ impl<'r> Unframed<'r> {
     }
 
     fn next(&mut self, into: &mut Vec<u8>) -> Result<(), UnpackError> {
-        let at = into.len();
-        into.resize(at + MANIFEST_STEP_BYTES, 0);
         let mut got = 0;
         while got == 0 && !self.is_over {
-            if self.used == self.sent.len() {
+            if self.used == self.got {
                 self.receive()?;
             }
             let offset = self.before + self.used;
             let frame = |detail| UnpackError::Frame { offset, detail };
-            let mut input = InBuffer::around(&self.sent[self.used..]);
-            let mut output = OutBuffer::around(&mut into[at..]);
+            let mut input = InBuffer::around(&self.sent[self.used..self.got]);
+            let mut output = OutBuffer::around(&mut self.step[..]);
             let done = self.context.decompress_stream(&mut output, &mut input);
             let left = done.map_err(|code| frame(zstd_safe::get_error_name(code)))?;
             (got, self.is_over) = (output.pos(), left == 0);
@@ -161,13 +164,13 @@ impl<'r> Unframed<'r> {
             }
             self.used += input.pos();
         }
-        into.truncate(at + got);
+        into.extend_from_slice(&self.step[..got]);
         self.content_bytes += got;
         if self.content_bytes > MANIFEST_BYTES_MAX {
             let offset = self.before + self.used;
             return Err(UnpackError::TooLong { offset });
         }
-        self.last.extend_from_slice(&into[at..]);
+        self.last.extend_from_slice(&self.step[..got]);
         let hashed = self.last.len().saturating_sub(DIGEST_BYTES);
         self.hasher.update(&self.last[..hashed]);
         self.last.drain(..hashed);
@@ -178,11 +181,9 @@ impl<'r> Unframed<'r> {
     fn receive(&mut self) -> Result<(), UnpackError> {
         self.before += self.used;
         self.used = 0;
-        self.sent.resize(MANIFEST_STEP_BYTES, 0);
-        let got = (self.read)(&mut self.sent);
-        self.sent.truncate(got);
+        self.got = (self.read)(&mut self.sent);
         let offset = self.before;
-        match offset + got > MANIFEST_SENT_BYTES_MAX {
+        match offset + self.got > MANIFEST_SENT_BYTES_MAX {
             true => Err(UnpackError::TooLong { offset }),
             false => Ok(()),
         }
@@ -241,10 +242,10 @@ impl<'r> Unframed<'r> {
             rest.clear();
             self.next(&mut rest)?;
         }
-        if self.used == self.sent.len() {
+        if self.used == self.got {
             self.receive()?;
         }
-        match self.sent.len() == self.used {
+        match self.got == self.used {
             true => Ok(()),
             false => Err(UnpackError::Frame {
                 offset: self.before + self.used,
