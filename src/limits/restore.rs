@@ -253,6 +253,9 @@ pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
 /// Largest index of a working copy that is brought to another commit, which is held: some 1.5 million files. Those of its
 /// submodules that are held at the same time have as much together with it.
 pub const RENEWED_INDEX_BYTES_MAX: u64 = 160 << 20;
+/// Of so many directories an index can say what they are, which is held beside it: 120 bytes for each. One that says more
+/// says nothing, and the trees are read.
+pub const INDEX_TREES_MAX: usize = 400_000;
 /// How many files are held that go though they are not as the index says.
 pub const MAKES_ROOM_MAX: usize = 1_800_000;
 /// So many bytes of paths git is asked about at once which of them it ignores.

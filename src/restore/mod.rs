@@ -94,6 +94,7 @@ mod put;
 mod quota;
 mod reel;
 mod refs;
+mod removed;
 mod renew;
 mod report;
 mod request;

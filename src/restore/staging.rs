@@ -25,6 +25,7 @@ use super::in_the_way::{self, go_on};
 use super::moves::Moves;
 use super::parents::Parents;
 use super::path::as_path;
+use super::removed;
 use super::stop::Stop;
 use super::tls::TRUST;
 use super::tracked::Stale;
@@ -455,7 +456,7 @@ fn empty(path: &Path) {
         let path = path.join(name);
         let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
         let _ = match is_directory {
-            true => fs::remove_dir_all(&path),
+            true => removed::directory(&path),
             false => fs::remove_file(&path),
         };
     }

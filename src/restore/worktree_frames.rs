@@ -21,6 +21,7 @@ use super::link::Link;
 use super::parts::Fetching;
 use super::pieces::Piece;
 use super::reel::Reel;
+use super::removed;
 use super::source::Source;
 use super::stock::Stock;
 use super::stop::Stop;
@@ -210,7 +211,7 @@ fn empty(tree: &Path) -> Result<(), RestoreError> {
         // A link is none.
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let removed = match is_directory {
-            true => std::fs::remove_dir_all(&path),
+            true => removed::directory(&path),
             false => std::fs::remove_file(&path),
         };
         removed.map_err(failed("remove", &path))?;

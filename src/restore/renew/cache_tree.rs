@@ -1,4 +1,5 @@
-//! The `TREE` extension of an index: which tree each directory of it is, as far as git knows.
+//! The `TREE` extension of an index: which tree each directory of it is, as far as git knows. Anybody may have written it: it
+//! says something only of what was found to be so.
 //!
 //! Format: git's `Documentation/gitformat-index.txt`, "Cache tree".
 
@@ -7,9 +8,9 @@ use std::ops::Range;
 use gix::ObjectId;
 use gix::hash::Kind;
 
-use crate::limits::TREE_DEPTH_MAX;
+use crate::limits::{INDEX_TREES_MAX, TREE_DEPTH_MAX};
 
-/// The directories, each before those inside of it.
+/// The directories, each before those inside of it, and not more of them than may be held.
 #[derive(Debug, Default)]
 pub(in crate::restore) struct CacheTree {
     nodes: Vec<Node>,
@@ -19,8 +20,9 @@ pub(in crate::restore) struct CacheTree {
 #[derive(Debug)]
 pub(in crate::restore) struct Node {
     name: Range<usize>,
-    /// What it is, and how many entries of the index are in it; `None` if something was changed there.
-    pub tree: Option<(ObjectId, usize)>,
+    /// What it is said to be, and how many entries of the index are in it; `None` if something was changed there.
+    said: Option<(ObjectId, usize)>,
+    is_believed: bool,
     pub children: usize,
     /// What the extension says of it and of all that is in it.
     pub lines: Range<usize>,
@@ -50,9 +52,14 @@ impl CacheTree {
         self.nodes.get(number)
     }
 
-    /// Forgets what a directory is.
-    pub(super) fn disbelieve(&mut self, number: usize) {
-        self.nodes[number].tree = None;
+    /// What a directory is said to be, and how many entries are in it.
+    pub(super) fn said(&self, number: usize) -> Option<(ObjectId, usize)> {
+        self.nodes.get(number)?.said
+    }
+
+    /// What is said of a directory and of all that is in it was found to be so.
+    pub(super) fn believe(&mut self, number: usize) {
+        self.nodes[number].is_believed = true;
     }
 
     /// Those inside of a directory: their names in `bytes`, and their numbers.
@@ -69,6 +76,13 @@ impl CacheTree {
             next = node.end;
             Some((&bytes[node.name.clone()], number))
         })
+    }
+}
+
+impl Node {
+    /// What it is, and how many entries are in it.
+    pub(super) fn believed(&self) -> Option<(ObjectId, usize)> {
+        self.said.filter(|_| self.is_believed)
     }
 }
 
@@ -93,7 +107,7 @@ impl Reading<'_> {
                 continue;
             }
             *left -= 1;
-            if open.len() > TREE_DEPTH_MAX {
+            if open.len() > TREE_DEPTH_MAX || self.nodes.len() >= INDEX_TREES_MAX {
                 return None;
             }
             let number = self.nodes.len();
@@ -112,7 +126,7 @@ impl Reading<'_> {
         let number = |range: Range<usize>| std::str::from_utf8(&self.bytes[range]).ok();
         let children = number(children)?.parse().ok()?;
         let entries = number(entries)?;
-        let tree = match entries.strip_prefix('-') {
+        let said = match entries.strip_prefix('-') {
             Some(_) => None,
             None => {
                 let entries = entries.parse().ok()?;
@@ -125,7 +139,8 @@ impl Reading<'_> {
         };
         self.nodes.push(Node {
             name,
-            tree,
+            said,
+            is_believed: false,
             children,
             lines: begin..begin,
             end: 0,

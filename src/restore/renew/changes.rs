@@ -146,7 +146,7 @@ impl Walk<'_> {
         let trees = &self.old.trees;
         let known = node.and_then(|number| trees.node(number));
         if let Some(known) = known
-            && known.tree == Some((id, range.len()))
+            && known.believed() == Some((id, range.len()))
         {
             self.directories.push(Line::Kept(known.lines.clone()));
             return Ok(range.len());

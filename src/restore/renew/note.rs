@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use gix::ObjectId;
 use gix::bstr::ByteSlice;
 
-use crate::limits::UPDATE_NOTE_BYTES_MAX;
+use crate::limits::{UPDATE_NOTE_BYTES_MAX, UPDATE_NOTED_MAX};
 use crate::restore::data::read;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::path::as_path;
@@ -44,7 +44,7 @@ impl Way {
         };
         Some(Way {
             from: next()?,
-            to: std::iter::from_fn(next).collect(),
+            to: std::iter::from_fn(next).take(UPDATE_NOTED_MAX).collect(),
             repositories: lines.map(as_path).filter(|path| is_modules(path)).collect(),
         })
     }

@@ -181,7 +181,7 @@ impl<'r> Unframed<'r> {
     fn receive(&mut self) -> Result<(), UnpackError> {
         self.before += self.used;
         self.used = 0;
-        self.got = (self.read)(&mut self.sent);
+        self.got = (self.read)(&mut self.sent).min(MANIFEST_STEP_BYTES);
         let offset = self.before;
         match offset + self.got > MANIFEST_SENT_BYTES_MAX {
             true => Err(UnpackError::TooLong { offset }),
