@@ -196,6 +196,8 @@
 //!   pieces that were compared with their checksums, whoever reads it. Once whole it is an entry as any other.
 //! * The mirror that follows begins with the packs of that entry and the refs of the head (`jobs::planted`): so servers
 //!   that began with one of them go on with its packs, and what they build has one `ETag`.
+//! * Of servers that began by themselves and show the same all come to the packs that the head names (`jobs::adoption`, `mirror`'s
+//!   `others`): an own pack goes once what is reached of it is elsewhere, and what they build has one `ETag`, too.
 //! * What was shared is looked at now and then (`jobs::store_look`): what was lost is uploaded again, and what has expired at
 //!   one server goes at all (`jobs::generation`).
 //! * What was seen of heads, and what others are still to be told, is remembered beside the mirrors (`jobs::memories`): a mirror

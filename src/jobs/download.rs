@@ -168,6 +168,65 @@ impl Files {
     }
 }
 
+impl Files {
+    /// Downloads those linked files for which there is a place, by their paths; tells of each stretch how long it is.
+    pub(super) async fn download(
+        mut self,
+        shared: &Shared,
+        places: &HashMap<String, PathBuf>,
+        (stall, came): (Duration, impl Fn(u64)),
+    ) -> Result<(), ShareError> {
+        let linked = self.meta.linked.iter().enumerate();
+        let wanted = linked.filter_map(|(number, linked)| {
+            let place = places.get(&linked.path)?.clone();
+            Some((number, place, linked.bytes))
+        });
+        let wanted = Vec::from_iter(wanted);
+        let made = spawn_blocking(move || {
+            let make = |(number, place, bytes)| {
+                Ok::<_, ShareError>((number, Arc::new(Incoming::make(place, bytes)?)))
+            };
+            let made: Result<HashMap<_, _>, _> = wanted.into_iter().map(make).collect();
+            made
+        });
+        let files = made.await??;
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < DOWNLOADS_AT_ONCE
+                && let Some(stretch) = self.plan.next_stretch()
+            {
+                let Some(file) = files.get(&stretch.file).cloned() else {
+                    continue;
+                };
+                let part = self.parts[stretch.file].clone();
+                let by = (shared.objects.clone(), shared.downloads.clone());
+                fetch_in_turn(&mut running, by, (part, stretch, file));
+            }
+            let next = tokio::time::timeout(stall, running.join_next()).await;
+            let wait_ms = stall.as_millis() as u64;
+            let Some(fetched) = next.map_err(|_| ShareError::Slow { wait_ms })? else {
+                return Ok(());
+            };
+            let (stretch, fetched): Fetched = fetched?;
+            fetched?;
+            came(stretch.range.end - stretch.range.start);
+        }
+    }
+}
+
+fn fetch_in_turn(
+    running: &mut JoinSet<Fetched>,
+    (objects, turns): (Guarded, Arc<Semaphore>),
+    (part, stretch, file): (Arc<Part>, Stretch, Arc<Incoming>),
+) {
+    running.spawn_local(async move {
+        // The semaphore is never closed, so this only waits.
+        let _turn = turns.acquire_owned().await;
+        let fetched = fetch(&objects, &part, &stretch, file).await;
+        (stretch, fetched)
+    });
+}
+
 /// Ends an archive that whoever makes it has left.
 struct FailOnDrop(Arc<Fanout>);
 
@@ -268,13 +327,8 @@ impl Download {
             };
             let file = self.made.files[stretch.file].clone();
             let part = self.made.parts[stretch.file].clone();
-            let (objects, turns) = (self.objects.clone(), self.turns.clone());
-            self.running.spawn_local(async move {
-                // The semaphore is never closed, so this only waits.
-                let _turn = turns.acquire_owned().await;
-                let fetched = fetch(&objects, &part, &stretch, file).await;
-                (stretch, fetched)
-            });
+            let by = (self.objects.clone(), self.turns.clone());
+            fetch_in_turn(&mut self.running, by, (part, stretch, file));
         }
     }
 

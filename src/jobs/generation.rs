@@ -168,7 +168,6 @@ impl Jobs {
         if let Err(wait) = listed? {
             return Ok(Err(wait));
         }
-        self.note_behind(shared, repo, false);
         let is_later = base.head.is_later(seen);
         let now = if is_later { base.head.at() } else { seen };
         if !base.head.follows(own) || is_later && !base.head.follows(seen) {
@@ -183,6 +182,8 @@ impl Jobs {
             shared.with_seen(&repo.name, |seen| seen.left = left);
         }
         write(repo, now).await?;
+        // Not before: who takes over packs of an earlier one looks at both.
+        self.note_behind(shared, repo, false);
         // That of a head which it does not follow it is not; all that may have expired by that is gone all the same.
         let caught = Some((now, base.head.at()));
         shared.with_seen(&repo.name, |seen| seen.caught = caught);

@@ -125,7 +125,7 @@ impl Jobs {
     }
 
     /// Whether it is what was asked for, and can be kept.
-    fn check(&self, repo: &Repo, want: &Want, known: &Known) -> Result<(), ShareError> {
+    pub(super) fn check(&self, repo: &Repo, want: &Want, known: &Known) -> Result<(), ShareError> {
         let meta = &known.meta;
         if meta.want != *want || meta.id.as_str() != known.snapshot.id {
             return Err(ShareError::Broken {
@@ -249,7 +249,7 @@ impl Jobs {
 
 impl Jobs {
     /// Says in the head what was found broken of a snapshot, so that others do without it and who has it uploads it again.
-    async fn tell_broken(
+    pub(super) async fn tell_broken(
         self: Rc<Self>,
         repo: Arc<Repo>,
         snapshot: Option<Snapshot>,
@@ -291,7 +291,7 @@ impl Jobs {
 }
 
 /// Reads what is known of a snapshot; nothing if there is none.
-async fn known(
+pub(super) async fn known(
     shared: &Shared,
     (name, place): (&Arc<str>, &Place),
     want: &Want,

@@ -6,6 +6,7 @@
 
 mod absent;
 mod admin;
+mod adoption;
 mod annex;
 mod archive_id;
 pub(crate) mod asker;

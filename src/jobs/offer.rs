@@ -150,7 +150,13 @@ impl Jobs {
                 return Ok(OfferResult::Unused);
             }
             let used = self.unsaid_use(shared, repo, Some(&base.head)).await;
-            if agreed.owed.is_none() && is_known(shared, archive, (base, &place)).await? {
+            if agreed.owed.is_none()
+                && self
+                    .is_known(shared, (repo, archive), (base, &place))
+                    .await?
+            {
+                // Its packs may be others.
+                self.look_shared_soon(&repo.name);
                 return Ok(OfferResult::Known);
             }
             let (current, seen_unix_ms) = self.current((repo, archive), &agreed).await?;
@@ -211,6 +217,26 @@ impl Jobs {
         }
     }
 
+    /// Whether a head shows what an archive does already, and all of it is there; if it is what this server has made other
+    /// packs of, that is not.
+    async fn is_known(
+        &self,
+        shared: &Shared,
+        (repo, archive): (&Repo, &Archive),
+        (base, place): (&Base, &Place),
+    ) -> Result<bool, ShareError> {
+        let (about, shows) = (shared.about(&archive.want), hex(&archive.shown));
+        let current = base.head.current(&about);
+        let Some(current) = current.filter(|current| current.shows == shows) else {
+            return Ok(false);
+        };
+        if self.is_made_of(shared, (repo, archive), current).await {
+            return Ok(false);
+        }
+        let listing = Listing::read(&shared.objects, place).await?;
+        Ok(base.head.shows(&about, &shows, &listing))
+    }
+
     /// What a head is to say of an archive, and where its parts lie.
     async fn change_of(
         &self,
@@ -235,21 +261,6 @@ impl Jobs {
         };
         (change, contents)
     }
-}
-
-/// Whether a head shows what an archive does already, and all of it is there.
-async fn is_known(
-    shared: &Shared,
-    archive: &Archive,
-    (base, place): (&Base, &Place),
-) -> Result<bool, ShareError> {
-    let (about, shows) = (shared.about(&archive.want), hex(&archive.shown));
-    let current = base.head.current(&about);
-    if current.is_none_or(|current| current.shows != shows) {
-        return Ok(false);
-    }
-    let listing = Listing::read(&shared.objects, place).await?;
-    Ok(base.head.shows(&about, &shows, &listing))
 }
 
 impl Handle<Jobs> {

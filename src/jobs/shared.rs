@@ -21,7 +21,9 @@ use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::say::without_logins;
 use crate::io::shortage::is_disk_full;
-use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX, STORE_LOOKS_AT_ONCE};
+use crate::limits::{
+    ADOPTIONS_AT_ONCE, DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX, STORE_LOOKS_AT_ONCE,
+};
 use crate::manifest::meta::MetaError;
 use crate::manifest::want::Want;
 use crate::mirror::MirrorError;
@@ -55,6 +57,8 @@ pub(super) struct Shared {
     pub(super) put_off: RefCell<HashSet<Arc<str>>>,
     /// Held by what uploads.
     pub(super) turns: Semaphore,
+    /// Held by what takes over packs for mirrors.
+    pub(super) adoptions: Semaphore,
     /// Held by each request that downloads.
     pub(super) downloads: Arc<Semaphore>,
     /// Of files that were uploaded.
@@ -104,10 +108,36 @@ pub(super) struct Seen {
     pub(super) listed: Option<(RandomId, Instant)>,
     /// What is said of its uses.
     pub(super) uses: Uses,
+    /// How its packs take the place of this server's.
+    pub(super) adoption: Adoption,
     /// How often something had been shared when it was emptied, and since when that is known.
     pub(super) emptied: Option<(u64, Instant)>,
     /// When what nothing names was last looked for.
     pub(super) swept: Option<Instant>,
+}
+
+/// How the packs that a head names take the place of a server's own.
+#[derive(Debug, Default)]
+pub(super) struct Adoption {
+    /// The last shared archive that this server has had, or of which it has taken all packs.
+    pub(super) had: Option<String>,
+    /// One whose packs lack too much of what is here.
+    pub(super) refused: Option<String>,
+    /// Somebody is at it.
+    pub(super) is_running: bool,
+    /// Not before.
+    pub(super) again: Option<Instant>,
+}
+
+impl Adoption {
+    /// Whether that of an archive is to begin; if so it has.
+    pub(super) fn begin(&mut self, id: &str) -> bool {
+        let is_it = |other: &Option<String>| other.as_deref() == Some(id);
+        let is_late = self.again.is_none_or(|again| again <= Instant::now());
+        let begins = !self.is_running && is_late && !is_it(&self.had) && !is_it(&self.refused);
+        self.is_running |= begins;
+        begins
+    }
 }
 
 /// What of the uses of a repository is said, and when that is tried again.
@@ -223,6 +253,7 @@ impl Shared {
             makings: Makings::default(),
             put_off: RefCell::default(),
             turns: Semaphore::new(OFFERS_AT_ONCE),
+            adoptions: Semaphore::new(ADOPTIONS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             sums: Arc::default(),
             is_refused: Cell::default(),

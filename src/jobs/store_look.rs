@@ -219,6 +219,11 @@ impl Jobs {
             // Which of the two is newer the upstream says.
             self.clone().look_soon(repo.clone()).await;
         }
+        if let Some(archive) = &archive
+            && agreed.owed.is_none()
+        {
+            self.adopt_if_other(shared, (repo, archive), &agreed).await;
+        }
         if shared.is_readonly {
             return Ok(());
         }

@@ -86,6 +86,12 @@ pub const DOWNLOAD_PIECE_BYTES: u64 = 4 << 20;
 pub const DOWNLOADS_AT_ONCE: usize = 8;
 /// and for all.
 pub const DOWNLOADS_MAX: usize = 16;
+/// So many mirrors take over the packs of others at once.
+pub const ADOPTIONS_AT_ONCE: usize = 1;
+/// Packs that were downloaded for a mirror are compared with their names in such steps.
+pub const PACK_CHECK_BYTES: usize = 1 << 20;
+/// A mirror that has more objects than that which the packs of others lack keeps its own.
+pub const ADOPTED_LACKING_MAX: usize = 1_000_000;
 /// Wait before a piece is asked for again; it doubles with each try.
 pub const PIECE_RETRY_MS: u64 = 50;
 /// How long a request without a snapshot waits for what the store knows of one.

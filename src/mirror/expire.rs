@@ -38,7 +38,7 @@ use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits;
 use due::{Due, is_older, loose_file};
-pub(super) use due::{KeepFiles, packs_of};
+pub(super) use due::{KeepFiles, move_graphs, packs_of};
 
 /// No file is younger than that: the clock of whoever has dated it is wrong.
 const NEVER_YOUNG: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -138,7 +138,7 @@ impl Git {
     }
 
     /// The ids of all that is reached, one a line.
-    async fn reached(&self, mirror: &Path, roots: &Roots) -> Result<File, MirrorError> {
+    pub(super) async fn reached(&self, mirror: &Path, roots: &Roots) -> Result<File, MirrorError> {
         let failed = |source| MirrorError::io("list what is reached in", mirror, source);
         let mut out = BufWriter::new(tempfile::tempfile_in(mirror).map_err(failed)?);
         let lines = |tips: &BTreeSet<ObjectId>| -> String {
@@ -254,13 +254,14 @@ impl Git {
 }
 
 /// What keeps objects.
-struct Roots {
+pub(super) struct Roots {
     refs: BTreeSet<ObjectId>,
     /// Left lately.
     left: BTreeSet<ObjectId>,
 }
 
-fn roots(mirror: &Path, since: SystemTime) -> Result<Roots, MirrorError> {
+/// Those of now, where what was left before `since` keeps nothing.
+pub(super) fn roots(mirror: &Path, since: SystemTime) -> Result<Roots, MirrorError> {
     let refs = all_tips(mirror)?;
     let left = journal::read(mirror)?.unwrap_or_default();
     let mut left = left.since(unix_ms(since));
@@ -290,7 +291,7 @@ fn unix_ms(at: SystemTime) -> u64 {
 }
 
 /// Of all that [`roots`] are made of, and of the tips of the annex.
-fn stamp(mirror: &Path) -> Result<Stamp, MirrorError> {
+pub(super) fn stamp(mirror: &Path) -> Result<Stamp, MirrorError> {
     let files = ["HEAD", "packed-refs", "refs", journal::NAME];
     let files = files.map(|name| mirror.join(name));
     let stamp = Stamp::of(files.into_iter().chain([annex_tips::path(mirror)]));

@@ -4,6 +4,7 @@
 //! schedule (pure) ──due──> upstream::freshen ──> ls_refs, git fetch         no lock held
 //!                                └─> packed ──> new refs            refs' lock written, ~2 ms
 //!                          repack ──> git pack-objects                      no lock held
+//!                          others ──> another server's packs instead        no lock held
 //!                                └─> old packs moved away            packs' lock written, ~1 ms
 //! builder thread ──packs' lock, then refs' lock, read──> crate::refs::read, packs listed
 //! ```
@@ -38,6 +39,7 @@ mod looked;
 mod loose;
 mod ls_refs;
 pub(crate) mod noted;
+mod others;
 pub(crate) mod own;
 pub(crate) mod packed;
 mod packs;
@@ -74,6 +76,7 @@ pub use git::{Git, TimeLimits};
 #[doc(hidden)]
 pub use listing::{Listing, listed};
 pub use loose::Aside;
+pub(crate) use others::{Others, Replaced};
 pub(crate) use packs::has_many;
 pub use quiet::Step;
 pub use repack::Joined;

@@ -41,6 +41,7 @@ mod room;
 mod shared_store;
 mod sharing;
 mod store_admin;
+mod store_adoption;
 mod store_expiry;
 mod store_memory;
 mod store_policies;

@@ -24,7 +24,7 @@ pub(super) fn store_of(lab: &Lab) -> String {
 }
 
 /// A server with a state directory of its own.
-fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
+pub(super) fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
     let state = lab.scratch(name);
     let settings = Settings {
         state,
@@ -34,7 +34,7 @@ fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
 }
 
 /// Settings with a state directory of their own.
-fn in_state(lab: &Lab, name: &str) -> Settings {
+pub(super) fn in_state(lab: &Lab, name: &str) -> Settings {
     Settings {
         state: lab.scratch(name),
         ..lab.settings()
@@ -51,7 +51,7 @@ pub(super) fn on_bucket(lab: &Lab, bucket: &BucketServer, name: &str) -> Server 
     settings.with(&["--store", "s3://farm"]).start()
 }
 
-fn count(server: &Server, what: &str, result: &str) -> u64 {
+pub(super) fn count(server: &Server, what: &str, result: &str) -> u64 {
     let name = format!("tarpon_{what}_total");
     server.metrics().count(&name, &[("result", result)])
 }

@@ -60,6 +60,8 @@ pub enum Variant {
     ForgetsDuties,
     ForgetsHeads,
     JudgesByKind,
+    DropsWhatIsReached,
+    AdoptsLate,
 }
 
 /// What a server remembers beside its mirror, and what the checks know of that.
@@ -133,6 +135,12 @@ fn held_mask(secrets: &BTreeSet<u64>) -> u128 {
         .fold(0, |mask, secret| mask | 1 << (secret / 3 % 60))
 }
 
+/// Of the same refs and other packs another archive is made.
+fn full_id(holds: &BTreeSet<u64>, state: u64) -> EntryId {
+    let id = (held_mask(holds) << 64 | u128::from(state)) << 1;
+    EntryId::from_bytes(id.to_be_bytes())
+}
+
 /// A server, until it is killed; its disk stays.
 struct Server {
     objects: SimObjects,
@@ -156,13 +164,15 @@ struct Server {
 impl Server {
     async fn run(mut self) {
         loop {
-            let choice = self.cloud.borrow_mut().rng.below(9);
+            let choice = self.cloud.borrow_mut().rng.below(10);
             let is_over = self.is_over.get();
             match choice {
                 0 | 1 if !is_over => self.collect().await,
                 2 | 3 if !is_over => self.lease().await,
                 4 if !is_over => pause().await,
                 5 if !is_over => self.expire(),
+                // What went wrong is tried again.
+                6 if !is_over => drop(self.adopt().await),
                 _ => {
                     // What went wrong is tried again.
                     let is_done = self.publish().await.unwrap_or(false);
@@ -260,6 +270,48 @@ impl Server {
         disk.builds += 1;
         disk.holds = secrets(current.parts.iter().map(PartKey::name)).collect();
         disk.generation = generation;
+        Ok(())
+    }
+
+    /// As `jobs::adoption` does: the packs of a head that shows the same take the place of its own, but for what these have
+    /// that is reached, or was left lately. A fetch or an expiry may come in between.
+    async fn adopt(&mut self) -> Result<(), RemoteError> {
+        let place = self.cloud.borrow().place.clone();
+        let base = self.read(&place).await?;
+        let (at, own) = {
+            let disk = self.disk.borrow();
+            let shows = (full_id(&disk.holds, disk.shows), disk.shows.to_string());
+            (disk.generation, shows)
+        };
+        let own = (own.0.as_str(), &*own.1);
+        let current = base.head.to_adopt(&self.about("HEAD"), own, at);
+        let Some(current) = current.filter(|_| !base.is_below()) else {
+            return Ok(());
+        };
+        let theirs = secrets(current.parts.iter().map(PartKey::name)).collect();
+        for _ in 0..5 {
+            pause().await;
+        }
+        let meanwhile = self.cloud.borrow_mut().rng.below(3);
+        match meanwhile {
+            0 => drop(self.compare().await),
+            1 => self.expire(),
+            _ => drop(self.at_generation(&place).await?),
+        }
+        let is_due = self.remembered.borrow().memory.due.is_some();
+        let disk = &mut *self.disk.borrow_mut();
+        if (disk.generation != at || is_due) && self.variant != Variant::AdoptsLate {
+            return Ok(());
+        }
+        let own = std::mem::replace(&mut disk.holds, theirs);
+        if self.variant != Variant::DropsWhatIsReached {
+            disk.holds.extend(own);
+        }
+        let is_whole = !is_secret(disk.shows) || disk.holds.contains(&disk.shows);
+        if disk.is_compared && !is_whole {
+            let what = "what refs lead to has gone from a mirror";
+            self.cloud.borrow_mut().breaks(what);
+        }
         Ok(())
     }
 
@@ -527,11 +579,8 @@ impl Server {
             _ => made.0,
         };
         let tip = add(format!("pack-tip{made}.pack"), format!("tip {made}"));
-        let id = |of: u128| EntryId::from_bytes(of.to_be_bytes());
-        // Of the same refs and other packs another archive is made.
-        let of_packs = held_mask(&self.disk.borrow().holds);
-        let full_id = id((of_packs << 64 | u128::from(state)) << 1);
-        let tip_id = id(salt << 1 | 1);
+        let full_id = full_id(&self.disk.borrow().holds, state);
+        let tip_id = EntryId::from_bytes((salt << 1 | 1).to_be_bytes());
         let snapshots = [
             ("HEAD", full_id, full),
             ("HEAD depth 1", tip_id, vec![tip, frames]),
@@ -1107,6 +1156,8 @@ fn each_broken_rule_is_seen() {
             ][..],
         ),
         (Variant::ForgetsDuties, &["what has expired is"][..]),
+        (Variant::DropsWhatIsReached, &["has gone from a mirror"][..]),
+        (Variant::AdoptsLate, &["what has expired is"][..]),
         (
             Variant::ForgetsHeads,
             &["older than what was seen is taken", "what has expired is"][..],

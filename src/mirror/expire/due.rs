@@ -179,11 +179,7 @@ impl Due {
             let trash = tempfile::Builder::new()
                 .prefix("tmp_old_packs_")
                 .tempdir_in(mirror)?;
-            // It would have git believe that commits are there.
-            for graph in ["commit-graph", "commit-graphs"] {
-                let from = mirror.join("objects/info").join(graph);
-                rename_if_there(&from, &trash.path().join(graph))?;
-            }
+            move_graphs(mirror, trash.path())?;
             move_packs(&mirror.join("objects/pack"), &self.gone, trash.path())?;
             for id in &self.loose {
                 let to = trash.path().join(id.to_string());
@@ -193,6 +189,15 @@ impl Due {
         };
         move_away().map_err(|source| MirrorError::io("remove what is due of", mirror, source))
     }
+}
+
+/// Takes the graphs of commits away: they would have git believe that commits are there which have gone.
+pub(in crate::mirror) fn move_graphs(mirror: &Path, trash: &Path) -> std::io::Result<()> {
+    for graph in ["commit-graph", "commit-graphs"] {
+        let from = mirror.join("objects/info").join(graph);
+        rename_if_there(&from, &trash.join(graph))?;
+    }
+    Ok(())
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -26,7 +26,6 @@ use crate::store::remote::head::Head;
 use crate::store::remote::pages::Pages;
 
 mod look;
-mod name;
 mod repository;
 mod told;
 mod verify;

@@ -11,13 +11,13 @@ use serde_json::json;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::look::{AdminError, Look};
-use super::name::NameCheck;
 use super::repository::{Headed, Repository, State};
 use crate::limits::{REMOTE_META_BYTES_MAX, VERIFIED_AT_ONCE, VERIFIED_PIECE_BYTES};
 use crate::manifest::meta::Meta;
 use crate::manifest::parts::{Manifest, part_name};
 use crate::store::remote::head::{Head, Snapshot};
 use crate::store::remote::key::{META, PartKey, SUMS};
+use crate::store::remote::name::NameCheck;
 use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::pages::Pages;
 use crate::store::remote::sums::{Pieces, Sums, pieces_of};

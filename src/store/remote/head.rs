@@ -372,6 +372,20 @@ impl Head {
         self.snapshots.iter().find(is_it)
     }
 
+    /// The current snapshot, if its packs are to take the place of a server's own: it shows what that one does, is another
+    /// archive, and up to it nothing has expired that has not there, nor the other way round.
+    #[must_use]
+    pub fn to_adopt(
+        &self,
+        about: &About,
+        (id, shows): (&str, &str),
+        own: Generation,
+    ) -> Option<&Snapshot> {
+        let current = self.current(about)?;
+        let is_other = current.shows == shows && current.id != id;
+        (is_other && self.at() == own && self.is_valid(current)).then_some(current)
+    }
+
     /// A part by its key.
     #[must_use]
     pub fn stored(&self, key: &PartKey) -> Option<&Stored> {

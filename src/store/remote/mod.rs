@@ -28,6 +28,7 @@
 //! - [`account`], [`profile`]: who asks, by variables and by the files of such stores' tools.
 //! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
+//! - [`name`]: whether a content is what its name says.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
 //! - [`memory`]: what a server remembers of heads, apart from its mirrors.
 //! - [`store_id`]: which store it is.
@@ -75,6 +76,7 @@ pub mod key;
 pub mod lease;
 pub mod listing;
 pub mod memory;
+pub(crate) mod name;
 pub mod next;
 pub mod objects;
 pub mod pages;

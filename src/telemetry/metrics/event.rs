@@ -39,6 +39,8 @@ pub enum Event {
     Offer(OfferResult),
     /// A snapshot was looked for there.
     Import(ImportResult),
+    /// The packs of another server were to take the place of a mirror's own.
+    Adoption(AdoptionResult),
     /// The object store was asked for something.
     StoreRequest(StoreRequest),
     /// It did not answer that.
@@ -100,6 +102,7 @@ impl Event {
             Self::Clone(result) => (Id::Clones, result as usize),
             Self::Offer(result) => (Id::Offers, result as usize),
             Self::Import(result) => (Id::Imports, result as usize),
+            Self::Adoption(result) => (Id::Adoptions, result as usize),
             Self::StoreRequest(request) => (Id::StoreRequests, request as usize),
             Self::StoreFailure(request) => (Id::StoreFailures, request as usize),
             Self::StoreReadBytes => (Id::StoreReadBytes, 0),

@@ -19,7 +19,7 @@ const fn gauge(id: Id, name: &'static str, help: &'static str) -> Family {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 59] = [
+pub(crate) const FAMILIES: [Family; 60] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -187,6 +187,14 @@ pub(crate) const FAMILIES: [Family; 59] = [
         label: "result",
         values: ImportResult::NAMES,
         help: "Looks for a snapshot in --store: taken from there (done), not there (absent), or not to be had (failed).",
+    },
+    Family {
+        id: Id::Adoptions,
+        name: "tarpon_adoptions_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: AdoptionResult::NAMES,
+        help: "Packs of --store that were to take the place of a mirror's own, where both show the same: they have (done), but for what they lack (kept), they wait for who is in the way or for room (put_off), or could not be had (failed).",
     },
     Family {
         id: Id::StoreRequests,

@@ -24,6 +24,7 @@ pub(super) enum Id {
     Clones,
     Offers,
     Imports,
+    Adoptions,
     StoreRequests,
     StoreFailures,
     StoreReadBytes,

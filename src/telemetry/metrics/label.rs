@@ -174,6 +174,20 @@ label! {
 }
 
 label! {
+    /// What became of packs that were to take the place of a mirror's own.
+    AdoptionResult {
+        /// They have.
+        Done = "done",
+        /// They have, but for what they lack.
+        Kept = "kept",
+        /// Something was in the way.
+        PutOff = "put_off",
+        /// They could not be had.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What work is, of which so much runs at a time.
     WorkClass {
         /// A comparison of a mirror with its upstream.

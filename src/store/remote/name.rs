@@ -5,14 +5,19 @@
 //!
 //! Formats: gitformat-pack(5), "pack-*.pack files", "Version 2 pack-*.idx files" and "pack-*.rev files".
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use crate::limits::PACK_CHECK_BYTES;
 use crate::manifest::id::is_lower_hex;
 use crate::store::remote::key::hex;
 
 /// See the module's text.
-pub(super) struct NameCheck {
+pub(crate) struct NameCheck {
     kind: Kind,
     /// Of all of it.
     bytes: u64,
@@ -39,7 +44,7 @@ struct Pack {
 
 impl NameCheck {
     /// That of a part of this name and length.
-    pub(super) fn of(name: &str, bytes: u64) -> NameCheck {
+    pub(crate) fn of(name: &str, bytes: u64) -> NameCheck {
         NameCheck {
             kind: Kind::of(name),
             bytes,
@@ -49,12 +54,12 @@ impl NameCheck {
     }
 
     /// Whether the name says anything.
-    pub(super) fn says_nothing(&self) -> bool {
+    pub(crate) fn says_nothing(&self) -> bool {
         matches!(self.kind, Kind::Random)
     }
 
     /// What comes next of the content.
-    pub(super) fn take(&mut self, piece: &[u8]) {
+    pub(crate) fn take(&mut self, piece: &[u8]) {
         let covered = self.bytes.saturating_sub(self.kind.sum_bytes() as u64);
         let covered = covered.saturating_sub(self.at).min(piece.len() as u64);
         // Not more than a piece, which is in memory.
@@ -73,7 +78,7 @@ impl NameCheck {
     }
 
     /// What is wrong with all that was there.
-    pub(super) fn wrong(self) -> Option<&'static str> {
+    pub(crate) fn wrong(self) -> Option<&'static str> {
         if self.at != self.bytes {
             return Some("not all of it is there");
         }
@@ -87,6 +92,25 @@ impl NameCheck {
             Kind::Random => None,
         }
     }
+}
+
+/// The name of a file and what is wrong with it, if it is not what that says: git trusts what lies in its place.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn wrong_file(path: &Path) -> io::Result<Option<(String, &'static str)>> {
+    let mut file = File::open(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut check = NameCheck::of(&name, file.metadata()?.len());
+    let mut piece = vec![0; PACK_CHECK_BYTES];
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            break;
+        }
+        check.take(&piece[..read]);
+    }
+    Ok(check.wrong().map(|how| (name.into_owned(), how)))
 }
 
 impl Kind {
