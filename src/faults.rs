@@ -12,7 +12,7 @@
 //! its Nth change to the working copy; it says how many there were if there are less), `step-fails-at=N` (the disk is full
 //! for the Nth), `steps-fail-from=N` (and for all that follow), `store-expiry-ms=N` (what nobody uses there is looked for
 //! this often), `store-kept-ms=N` (what nothing names stays in an
-//! object store for so long), `store-look-ms=N` (heads there are looked at so often),
+//! object store for so long), `store-lease-ms=N` (a lease there lasts so long), `store-look-ms=N` (heads there are looked at so often),
 //! `store-stall-ms=N` (a download from there that stands still is left after so long), `store-used-ms=N` (others are told there what is used
 //! this often), `taking-slow-ms=N` (a client
 //! that takes a response is slow after so long), `upload-slow-ms=N` (the same of git's endpoint) and `young-ms=N`
@@ -33,7 +33,7 @@ pub const VARIABLE: &str = "TARPON_FAULT";
      encoder-panic-at-job=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
      order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, step-ends-at=N, step-fails-at=N, steps-fail-from=N, store-expiry-ms=N, \
-     store-kept-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N \
+     store-kept-ms=N, store-lease-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N \
      and young-ms=N, joined by commas, \
      where N is a whole number"
 )]
@@ -71,6 +71,8 @@ pub struct Faults {
     pub store_expiry_ms: Option<u64>,
     /// How long what no head names stays in an object store.
     pub store_kept_ms: Option<u64>,
+    /// How long a lease in an object store lasts.
+    pub store_lease_ms: Option<u64>,
     /// How often heads in an object store are looked at.
     pub store_look_ms: Option<u64>,
     /// How long a download from an object store may stand still.
@@ -120,6 +122,7 @@ impl Faults {
                     "steps-fail-from" => faults.steps_fail_from = number,
                     "store-expiry-ms" => faults.store_expiry_ms = number,
                     "store-kept-ms" => faults.store_kept_ms = number,
+                    "store-lease-ms" => faults.store_lease_ms = number,
                     "store-look-ms" => faults.store_look_ms = number,
                     "store-stall-ms" => faults.store_stall_ms = number,
                     "store-used-ms" => faults.store_used_ms = number,

@@ -79,11 +79,9 @@ fn age_s(repo: &Repo, archive: &Arc<Archive>) -> Option<u64> {
     if !archive.want.follows() {
         return None;
     }
-    match repo.moment_of(archive) {
-        Some(moment) => Some(moment.began.elapsed().as_secs()),
-        None => {
-            let seen = archive.seen_elsewhere_unix_ms()?;
-            Some(unix_ms().saturating_sub(seen) / 1_000)
-        }
-    }
+    let moment = repo.moment_of(archive);
+    let here = moment.map(|moment| moment.began.elapsed().as_secs());
+    let elsewhere = archive.seen_elsewhere_unix_ms();
+    let elsewhere = elsewhere.map(|seen| unix_ms().saturating_sub(seen) / 1_000);
+    here.into_iter().chain(elsewhere).min()
 }

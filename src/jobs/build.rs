@@ -74,15 +74,11 @@ impl Jobs {
         if is_cold && is_asked_for && permit.end_unless_wanted() {
             return;
         }
-        let mirrored = tokio::select! {
-            biased;
-            mirrored = self.ensure_mirror_with(part, &repo, &asker), if !is_cold => mirrored,
-            () = unwanted(&permit), if !is_cold => return,
-            else => Ok(false),
+        let permit = match is_cold {
+            true => Some(permit),
+            false => self.with_mirror(permit, &asker, part).await,
         };
-        if let Err(e) = mirrored {
-            return permit.refuse(e);
-        }
+        let Some(permit) = permit else { return };
         let _making = self.making(&repo, permit.want());
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());

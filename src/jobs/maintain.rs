@@ -163,6 +163,10 @@ impl Jobs {
             Some(MaintenanceResult::CutOff) => return Ended::CutOff,
             _ => {}
         }
+        if self.is_joined_by_others(repo) {
+            self.note_due(repo);
+            return Ended::Done;
+        }
         let made = git.join_to_geometry(&repo.mirror, &repo.locks.packs).await;
         match self.note(repo, "packs joined", made.map(joined)) {
             Some(MaintenanceResult::Joined) => self.retire(repo.set_outdated()),

@@ -32,6 +32,7 @@ pub(crate) mod heal;
 mod hidden;
 mod hooks;
 mod import;
+mod leases;
 mod leaving;
 mod left;
 pub(crate) mod look;

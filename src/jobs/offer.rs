@@ -17,8 +17,8 @@ use super::store_uses::Use;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{
-    OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS, OFFERS_AT_ONCE,
-    UPLOADS_END_MS,
+    LEASES_END_MS, OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS,
+    OFFERS_AT_ONCE, UPLOADS_END_MS,
 };
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
@@ -270,11 +270,14 @@ impl Handle<Jobs> {
         self.spawn(move |jobs| async move {
             if let Some(shared) = &jobs.shared {
                 shared.wait_offered(limit).await;
+                let wait = Duration::from_millis(LEASES_END_MS);
+                jobs.give_back_leases(shared, Instant::now() + wait).await;
             }
             // Fails when nobody waits any more.
             let _ = done.send(());
         });
-        let _ = is_done.recv_timeout(limit + Duration::from_millis(UPLOADS_END_MS));
+        let wait_ms = UPLOADS_END_MS + LEASES_END_MS;
+        let _ = is_done.recv_timeout(limit + Duration::from_millis(wait_ms));
     }
 }
 

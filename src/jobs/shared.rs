@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
 use super::guarded::Guarded;
+use super::leases::Leases;
 use super::makings::Makings;
 use super::memories::{Memories, say_restored};
 use super::named::Straight;
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     pub(super) straight: Option<Straight>,
     /// What was seen of them.
     pub(super) seen: RefCell<HashMap<Arc<str>, Seen>>,
+    /// Who works on what.
+    pub(super) leases: Leases,
 }
 
 /// What was seen of a head.
@@ -137,6 +140,13 @@ impl Adoption {
         let begins = !self.is_running && is_late && !is_it(&self.had) && !is_it(&self.refused);
         self.is_running |= begins;
         begins
+    }
+}
+
+impl Seen {
+    /// Whether a head is what it should be: nothing has expired, and nothing was restored.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.is_said && self.behind.is_none() && self.owed.is_none() && self.left.is_none()
     }
 }
 
@@ -261,6 +271,7 @@ impl Shared {
             looked_days: Cell::default(),
             looks: Semaphore::new(STORE_LOOKS_AT_ONCE),
             seen: RefCell::default(),
+            leases: Leases::new(),
         })
     }
 

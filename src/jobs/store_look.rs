@@ -57,6 +57,7 @@ impl Jobs {
             let known = match is_long_ago(walked, self.look_in_use_ms()) {
                 true => {
                     walked = Some(Instant::now());
+                    spawn_local(self.clone().leave_leases());
                     let known = registry.all();
                     let names: HashSet<&Arc<str>> = known.iter().map(|repo| &repo.name).collect();
                     let mut seen = shared.seen.borrow_mut();
@@ -198,6 +199,7 @@ impl Jobs {
             tracing::debug!(repository, "what is shared was not looked at: {why}");
             shared.look_within(&repo.name, self.again());
         }
+        self.keep_lease(shared, &repo).await;
         drop(looking);
     }
 

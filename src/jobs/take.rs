@@ -1,12 +1,21 @@
 //! What another server has shared takes the place of a build.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::spawn_local;
 
+use super::asker::{Asker, ClientPart};
 use super::build::unwanted;
+use super::import::Import;
+use super::shared::place_of;
 use super::state::Jobs;
-use crate::repos::repo::Permit;
+use crate::manifest::want::Want;
+use crate::repos::error::StartError;
+use crate::repos::repo::{Permit, Repo};
+use crate::store::remote::key::RandomId;
+use crate::telemetry::metrics::Cause;
 
 impl Jobs {
     /// Serves what another server has shared, if it has, as it comes; else the permit is given back.
@@ -24,16 +33,119 @@ impl Jobs {
         let Some(import) = begun else {
             return Some(permit);
         };
+        self.serve_shared((&repo, permit), import, is_asked_for)
+            .await;
+        None
+    }
+
+    /// Serves what was begun to be taken.
+    async fn serve_shared(
+        self: &Rc<Self>,
+        (repo, permit): (&Arc<Repo>, Permit),
+        import: Import,
+        is_asked_for: bool,
+    ) {
         permit.started(Ok(import.archive()));
-        if let Some((archive, epoch)) = self.finish_import(&repo, import).await {
-            self.publish(&repo, archive, epoch).await;
+        if let Some((archive, epoch)) = self.finish_import(repo, import).await {
+            self.publish(repo, archive, epoch).await;
             // What another server has seen says nothing of what there is now.
-            self.plan(&repo, None);
+            self.plan(repo, None);
             // What nobody has asked for waits for its turn: a server that starts with much takes no mirrors.
             if is_asked_for || repo.asked.is_in_use() {
-                spawn_local(self.clone().look_soon(repo));
+                spawn_local(self.clone().look_soon(repo.clone()));
+            }
+        }
+    }
+
+    /// Gives a permit back once there is the mirror that its build needs. What another server has shared meanwhile is served
+    /// instead; then it is not given back, nor where there can be no mirror, or nobody wants the build any more.
+    pub(super) async fn with_mirror(
+        self: &Rc<Self>,
+        permit: Permit,
+        asker: &Asker,
+        part: Option<ClientPart>,
+    ) -> Option<Permit> {
+        match self.mirror_or_shared(&permit, asker, part).await? {
+            Made::Mirror(Ok(_)) => return Some(permit),
+            Made::Mirror(Err(why)) => permit.refuse(why),
+            Made::Shared(import) => {
+                let repo = permit.repo().clone();
+                let is_asked_for = asker.cause == Cause::Asked;
+                self.serve_shared((&repo, permit), *import, is_asked_for)
+                    .await;
             }
         }
         None
     }
+
+    /// Waits for a mirror. Where another server, which has perhaps begun to clone before, shares a snapshot meanwhile, that is
+    /// begun to be taken instead, and the clone is given up unless somebody else waits for it. Nothing if nobody wants the build
+    /// any more.
+    async fn mirror_or_shared(
+        self: &Rc<Self>,
+        permit: &Permit,
+        asker: &Asker,
+        part: Option<ClientPart>,
+    ) -> Option<Made> {
+        let (repo, want) = (permit.repo(), permit.want());
+        let mirrored = self.ensure_mirror_with(part, repo, asker);
+        tokio::pin!(mirrored);
+        let mut seen = None;
+        loop {
+            tokio::select! {
+                biased;
+                mirrored = &mut mirrored => return Some(Made::Mirror(mirrored)),
+                () = unwanted(permit) => return None,
+                () = self.is_shared_meanwhile(repo, want, &mut seen) => {}
+            }
+            let begun = tokio::select! {
+                biased;
+                mirrored = &mut mirrored => return Some(Made::Mirror(mirrored)),
+                begun = self.begin_import(repo, want) => begun,
+            };
+            if let Some(import) = begun {
+                let repository = &*repo.name;
+                tracing::info!(
+                    repository,
+                    "another server has shared it before it was cloned"
+                );
+                return Some(Made::Shared(Box::new(import)));
+            }
+        }
+    }
+
+    /// Ready once the head of a repository without a mirror names a snapshot, by another write than was seen.
+    async fn is_shared_meanwhile(&self, repo: &Repo, want: &Want, seen: &mut Option<RandomId>) {
+        let shared = self
+            .shared
+            .as_ref()
+            .filter(|_| want.is_default() && self.is_shared(repo));
+        let Some(shared) = shared else {
+            return std::future::pending().await;
+        };
+        let (place, about) = (place_of(repo), shared.about(want));
+        loop {
+            tokio::time::sleep(Duration::from_millis(self.look_in_use_ms())).await;
+            if repo.mirror.is_dir() || shared.objects.rests() {
+                continue;
+            }
+            // Nothing depends on it: who cannot read it clones.
+            let Ok(base) = shared.base(&repo.name, &place).await else {
+                continue;
+            };
+            let current = base.head.current(&about);
+            let is_there = current.is_some_and(|current| base.head.is_valid(current));
+            if is_there && seen.replace(base.head.write) != Some(base.head.write) {
+                return;
+            }
+        }
+    }
+}
+
+/// What a build that needs a mirror has got.
+enum Made {
+    /// That, or none.
+    Mirror(Result<bool, StartError>),
+    /// What takes its place.
+    Shared(Box<Import>),
 }

@@ -74,7 +74,10 @@ impl Jobs {
     async fn look_now(self: Rc<Self>, name: Arc<str>) {
         match self.catalog.registry.named(&name) {
             Some(repo) if repo.mirror.is_dir() || repo.has_snapshot() => {
-                self.refresh(&repo).await;
+                match self.is_left_to_others(&repo).await {
+                    true => self.note_compared(&repo, Shown::Same),
+                    false => self.refresh(&repo).await,
+                }
             }
             // Somebody took the mirror away, and nobody has asked for a snapshot since.
             gone => {
@@ -95,8 +98,12 @@ impl Jobs {
         // Why either fails was logged, and noted where it was tried.
         if let Ok(false) = self.ensure_mirror(repo, &asker).await
             && let Ok(flight) = self.freshening(repo, &asker).await
+            && let Some(Ok(())) = flight.end().await
         {
-            flight.end().await;
+            return;
+        }
+        if let Some(shared) = &self.shared {
+            self.give_back_lease(shared, repo).await;
         }
     }
 

@@ -1,5 +1,6 @@
 //! The object store.
 
+use super::mirror::HOOKED_INTERVAL_MAX_MS;
 use super::store::MANIFEST_SENT_BYTES_MAX;
 use super::units::{HOUR_MS, SECOND_MS};
 use crate::extent::RAW_FRAME_BYTES;
@@ -36,6 +37,10 @@ pub const REMOTE_TRIES_MAX: usize = 4;
 pub const SWAP_RETRY_MS: u64 = 50;
 /// A lease that has not been renewed for so long, as its observer's clock has it, is nobody's.
 pub const LEASE_MS: u64 = 60_000;
+/// Who has one has compared its repository within so long, or within two of the intervals that are set.
+pub const LEASE_COMPARED_MS: u64 = 2 * HOOKED_INTERVAL_MAX_MS;
+/// How long the end of the server waits for leases to be given back.
+pub const LEASES_END_MS: u64 = 1_000;
 
 const _: () = assert!(STORE_HEAD_WRITES_KEPT < STORE_HEAD_ITEMS_MAX);
 const _: () = assert!(STORE_HEAD_RAISES_KEPT < STORE_HEAD_ITEMS_MAX);

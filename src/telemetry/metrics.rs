@@ -16,8 +16,8 @@ pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
     AdoptionResult, AnnexResult, BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult,
-    ImportResult, MaintenanceResult, OfferResult, Outcome, Prefault, QuestionResult, ReloadResult,
-    ScrubResult, SpoolFailure, StoreRequest, WebhookResult, WorkClass,
+    ImportResult, LeaseResult, MaintenanceResult, OfferResult, Outcome, Prefault, QuestionResult,
+    ReloadResult, ScrubResult, SpoolFailure, StoreRequest, WebhookResult, WorkClass,
 };
 
 use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};

@@ -15,7 +15,7 @@
 mod clients;
 mod farm;
 mod history;
-mod ways;
+pub(crate) mod ways;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;

@@ -43,6 +43,7 @@ mod sharing;
 mod store_admin;
 mod store_adoption;
 mod store_expiry;
+mod store_lease;
 mod store_memory;
 mod store_policies;
 mod store_redirect;

@@ -771,6 +771,7 @@ impl Server {
         let mut lease = Lease {
             holder: Some(self.me),
             write: self.numbers.draw(),
+            compared: None,
             more: serde_json::Map::new(),
         };
         lease.more.insert("until".into(), json!(now_ms + LEASE_MS));

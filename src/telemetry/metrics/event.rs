@@ -41,6 +41,8 @@ pub enum Event {
     Import(ImportResult),
     /// The packs of another server were to take the place of a mirror's own.
     Adoption(AdoptionResult),
+    /// The lease of a repository has changed hands.
+    Lease(LeaseResult),
     /// The object store was asked for something.
     StoreRequest(StoreRequest),
     /// It did not answer that.
@@ -103,6 +105,7 @@ impl Event {
             Self::Offer(result) => (Id::Offers, result as usize),
             Self::Import(result) => (Id::Imports, result as usize),
             Self::Adoption(result) => (Id::Adoptions, result as usize),
+            Self::Lease(result) => (Id::Leases, result as usize),
             Self::StoreRequest(request) => (Id::StoreRequests, request as usize),
             Self::StoreFailure(request) => (Id::StoreFailures, request as usize),
             Self::StoreReadBytes => (Id::StoreReadBytes, 0),
@@ -141,6 +144,8 @@ pub enum Level {
     StoreBehind,
     /// A repository that is to be taken from the store before the server says that it is ready.
     StoreWarming,
+    /// A repository that this server alone compares with its upstream by timer.
+    StoreLeases,
     /// Work that has a place.
     WorkRunning(WorkClass),
     /// Work that waits for one.
@@ -155,6 +160,7 @@ impl Level {
             Self::StoreResting => BASES[Id::StoreResting as usize],
             Self::StoreBehind => BASES[Id::StoreBehind as usize],
             Self::StoreWarming => BASES[Id::StoreWarming as usize],
+            Self::StoreLeases => BASES[Id::StoreLeases as usize],
             Self::WorkRunning(class) => BASES[Id::WorkRunning as usize] + class as usize,
             Self::WorkWaiting(class) => BASES[Id::WorkWaiting as usize] + class as usize,
         }

@@ -19,7 +19,7 @@ const fn gauge(id: Id, name: &'static str, help: &'static str) -> Family {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 60] = [
+pub(crate) const FAMILIES: [Family; 62] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -243,6 +243,19 @@ pub(crate) const FAMILIES: [Family; 60] = [
         "tarpon_store_warming",
         "Repositories that are still to be taken from the object store before /_readiness is answered 200.",
     ),
+    gauge(
+        Id::StoreLeases,
+        "tarpon_store_leases",
+        "Repositories in use that this server compares by timer for all that share the object store.",
+    ),
+    Family {
+        id: Id::Leases,
+        name: "tarpon_leases_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: LeaseResult::NAMES,
+        help: "Leases of repositories in the object store: taken, given back since this server cannot compare, nobody asks it any more or it ends (given_back), or not renewed in time (lost).",
+    },
     Family {
         id: Id::Comparisons,
         name: "tarpon_comparisons_total",

@@ -32,6 +32,8 @@ pub(super) enum Id {
     StoreResting,
     StoreBehind,
     StoreWarming,
+    StoreLeases,
+    Leases,
     Comparisons,
     Fetches,
     AnnexFetches,

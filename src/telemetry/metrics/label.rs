@@ -162,6 +162,18 @@ label! {
 }
 
 label! {
+    /// What became of a lease.
+    LeaseResult {
+        /// This server has it.
+        Taken = "taken",
+        /// It has it no more, and others are told.
+        GivenBack = "given_back",
+        /// Somebody else may have it.
+        Lost = "lost",
+    }
+}
+
+label! {
     /// What became of a look for a snapshot in the store.
     ImportResult {
         /// It was taken.
