@@ -233,12 +233,16 @@ impl Jobs {
         repo.looked.note(unix_began_ms);
         let began = duty.begin();
         let seat = Cell::new(Some(seat));
+        // Nobody waits for a timer's.
+        let is_asked = cause != Cause::Timer;
+        let reading = Cell::new(is_asked.then(|| self.read_beside(repo)).flatten());
         let (host, fetches) = (repo.name.host(), &self.semaphores.fetches);
         let class = Cell::new(&self.semaphores.comparisons);
         let turn = async |missing: &BTreeSet<AnyId>| {
             drop(seat.take());
             // It has answered what it has.
             class.replace(fetches).note_try(host, false);
+            self.bring(repo, reading.take()).await;
             // It has begun, and is not refused.
             if let Ok(mut fetching) = fetches.enter(host, duty.urgency(), Arrival::Promised) {
                 let _ = fetching.placed().await;

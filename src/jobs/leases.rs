@@ -11,122 +11,21 @@
 //! - Of a repository that nobody asks for here nothing is read or written. A store that does not answer is asked again as
 //!   late, and everything goes on as if there were no leases.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
-
+use super::leased::{Known, One, Own};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::limits::{LEASE_COMPARED_MS, LEASE_MS, STORE_FIRST_WAIT_MS};
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
-use crate::store::remote::key::{RandomId, hex};
+use crate::store::remote::key::hex;
 use crate::store::remote::lease::{Compared, Taken, Watch};
-use crate::store::remote::publish::{Draw, SystemRandom};
-use crate::telemetry::metrics::{Event, LeaseResult, Level, Meter};
-
-/// The leases of repositories in use.
-pub(super) struct Leases {
-    me: RandomId,
-    all: RefCell<HashMap<Arc<str>, Rc<One>>>,
-    /// The process is about to end: none is taken any more.
-    is_over: Cell<bool>,
-}
-
-/// What is known of one.
-#[derive(Default)]
-struct One {
-    /// Held by who asks the store.
-    watch: Mutex<Watch>,
-    known: RefCell<Known>,
-    /// Its packs were not joined here, for another server does that.
-    is_put_off: Cell<bool>,
-}
-
-#[derive(Default)]
-enum Known {
-    #[default]
-    Nothing,
-    Own(Own),
-    /// Nothing is asked before.
-    Others {
-        until: Instant,
-        compared: Option<Compared>,
-    },
-    /// The store has not said. Nothing is asked before.
-    Unsaid {
-        until: Instant,
-    },
-}
-
-/// This server's.
-struct Own {
-    renewed: Instant,
-    meter: Meter,
-}
-
-impl Own {
-    fn new(meter: &Meter, renewed: Instant) -> Own {
-        meter.up(Level::StoreLeases);
-        Own {
-            renewed,
-            meter: meter.clone(),
-        }
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.meter.down(Level::StoreLeases);
-    }
-}
-
-impl Leases {
-    pub(super) fn new() -> Leases {
-        Leases {
-            me: SystemRandom.draw(),
-            all: RefCell::default(),
-            is_over: Cell::default(),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<Rc<One>> {
-        self.all.borrow().get(name).cloned()
-    }
-
-    fn one(&self, name: &Arc<str>) -> Rc<One> {
-        self.all
-            .borrow_mut()
-            .entry(name.clone())
-            .or_default()
-            .clone()
-    }
-}
-
-impl One {
-    /// Whether this server has it, as far as it knows.
-    fn is_own(&self, lease: Duration) -> bool {
-        matches!(&*self.known.borrow(), Known::Own(own) if own.renewed.elapsed() < lease)
-    }
-
-    /// Whether another one has.
-    fn is_others(&self) -> bool {
-        matches!(&*self.known.borrow(), Known::Others { until, .. } if Instant::now() < *until)
-    }
-
-    /// Whether the store is not to be asked yet.
-    fn is_known(&self) -> bool {
-        match &*self.known.borrow() {
-            Known::Others { until, .. } | Known::Unsaid { until } => Instant::now() < *until,
-            Known::Nothing | Known::Own(_) => false,
-        }
-    }
-}
+use crate::store::remote::publish::SystemRandom;
+use crate::telemetry::metrics::{Event, LeaseResult};
 
 impl Jobs {
     /// How long a lease lasts.
@@ -171,7 +70,8 @@ impl Jobs {
         }
         // It may have been another head meanwhile.
         let is_shown = |now: Arc<Archive>| Arc::ptr_eq(&now, &archive);
-        let is_left = shared.shown(repo).is_some_and(is_shown) && one.says(shared, &archive);
+        let is_left =
+            shared.shown(repo).is_some_and(is_shown) && one.says(&shared.about(&archive.want).kind);
         if is_left {
             one.tell_age(&archive);
         }
@@ -187,8 +87,10 @@ impl Jobs {
         let Some(one) = shared.leases.get(&repo.name) else {
             return false;
         };
-        let is_others =
-            one.is_others() && shared.shown(repo).is_some_and(|it| one.says(shared, &it));
+        let is_others = one.is_others()
+            && shared
+                .shown(repo)
+                .is_some_and(|it| one.says(&shared.about(&it.want).kind));
         is_others && !one.is_put_off.replace(!one.is_put_off.get())
     }
 
@@ -392,32 +294,6 @@ impl Jobs {
         };
         // What is not given back expires.
         let _ = tokio::time::timeout_at(ends.into(), all).await;
-    }
-}
-
-impl One {
-    /// Whether who has the lease looks at what this server makes.
-    fn says(&self, shared: &Shared, archive: &Archive) -> bool {
-        let known = self.known.borrow();
-        let Known::Others { compared, .. } = &*known else {
-            return false;
-        };
-        compared
-            .as_ref()
-            .is_some_and(|compared| compared.kind == shared.about(&archive.want).kind)
-    }
-
-    /// What is served is as old as who has the lease has said.
-    fn tell_age(&self, archive: &Archive) {
-        let known = self.known.borrow();
-        if let Known::Others {
-            compared: Some(compared),
-            ..
-        } = &*known
-            && compared.shows == hex(&archive.shown)
-        {
-            archive.set_seen_elsewhere(compared.unix_ms.max(1));
-        }
     }
 }
 

@@ -156,6 +156,11 @@ impl Jobs {
         {
             return Ok(None);
         }
+        if let Apart::Id(id) = sought.wanted
+            && self.is_brought(repo, id).await
+        {
+            return Ok(Some(id));
+        }
         if let Some(id) = self.ask_for(repo, sought, asker).await? {
             return Ok(Some(id));
         }

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::archive_id::kind;
 use super::guarded::Guarded;
-use super::leases::Leases;
+use super::leased::Leases;
 use super::makings::Makings;
 use super::memories::{Memories, say_restored};
 use super::named::Straight;
@@ -95,6 +95,8 @@ pub(super) struct Seen {
     pub(super) is_looked_at: bool,
     /// Held while something expires here, or the others are told of it.
     pub(super) telling: Arc<Mutex<()>>,
+    /// Held while something that it names is taken into the mirror.
+    pub(super) bringing: Arc<Mutex<()>>,
     /// Since when something has expired that may be here still.
     pub(super) behind: Option<Behind>,
     /// With a head of which generation a mirror of which one has caught up last.

@@ -115,6 +115,13 @@ pub const STORE_REST_MS: u64 = 2_000;
 /// The longest such time.
 pub const STORE_REST_MAX_MS: u64 = 60_000;
 
+/// What others have fetched is taken from the store if it is no more than so many packs,
+pub const BROUGHT_PACKS_MAX: usize = 16;
+/// and so many bytes: what is more comes from the upstream, of which only what is new is asked for,
+pub const BROUGHT_BYTES_MAX: u64 = 16 << 20;
+/// and if it comes within so long.
+pub const BROUGHT_WAIT_MS: u64 = 1_000;
+
 /// How often is seen whose head is to be looked at: what is said there, and whether what was shared is there,
 pub const STORE_LOOK_TICK_MS: u64 = SECOND_MS;
 /// of a repository in use after so long,

@@ -42,6 +42,7 @@ mod shared_store;
 mod sharing;
 mod store_admin;
 mod store_adoption;
+mod store_brought;
 mod store_expiry;
 mod store_lease;
 mod store_memory;

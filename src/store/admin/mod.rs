@@ -2,7 +2,6 @@
 //! nothing, whatever servers do meanwhile. In memory are the heads and the pieces that are just looked at.
 //!
 //! - [`repository`]: heads, and what parts are to them.
-//! - [`name`]: whether a content is what its name says.
 //! - [`verify`]: whether all that is named is there and right.
 //! - [`look`]: what asks the store.
 //! - [`told`]: what is said.

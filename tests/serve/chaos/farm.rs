@@ -381,7 +381,9 @@ fn settings(lab: &Lab, number: usize, store: &StoreWay, upstream: &UpstreamWay) 
     };
     let expiry = ["3s", "6s", "720h"][number];
     let kept_ms = KEPT.as_millis();
-    let faults = format!("store-look-ms=200,store-kept-ms={kept_ms},store-stall-ms=2000");
+    let faults = format!(
+        "store-look-ms=200,store-kept-ms={kept_ms},store-lease-ms=2000,store-stall-ms=2000"
+    );
     settings
         .with(&["--store", "s3://farm", "--ref-check-interval", "1s"])
         .with(&["--maintenance-idle", "1s", "--unreachable-expiry", expiry])
