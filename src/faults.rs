@@ -4,7 +4,8 @@
 //! after so long), `cold-wait-ms=N` (an answer begins before its archive after so long),
 //! `core-panic-at-connection=N` (the core that accepts the server's
 //! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
-//! `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
+//! `issuer-apart-ms=N` (an issuer of `--oidc` is asked at most so often), `issuer-young-ms=N` (its keys are asked
+//! for again after so long), `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
 //! `mirror-wait-ms=N` (whoever waits for a mirror and cannot be told so is to come again after so long),
 //! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
 //! order once a snapshot is as old), `scattered-at=N` (which more than N stretches are),
@@ -30,7 +31,7 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
      build-fail-after-bytes=N, cold-retry-ms=N, cold-wait-ms=N, core-panic-at-connection=N, \
-     encoder-panic-at-job=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
+     encoder-panic-at-job=N, issuer-apart-ms=N, issuer-young-ms=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
      order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, step-ends-at=N, step-fails-at=N, steps-fail-from=N, store-expiry-ms=N, \
      store-kept-ms=N, store-lease-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N \
@@ -55,6 +56,10 @@ pub struct Faults {
     pub cold_retry_ms: Option<u64>,
     /// How long an archive's first byte is waited for before an answer begins without it.
     pub cold_wait_ms: Option<u64>,
+    /// How often an issuer of tokens is asked for its keys at most.
+    pub issuer_apart_ms: Option<u64>,
+    /// How old its keys are when they are asked for again.
+    pub issuer_young_ms: Option<u64>,
     /// How long a request waits for the end of a build that is not kept.
     pub live_only_wait_ms: Option<u64>,
     /// How long a bundle, or git, waits for a mirror.
@@ -107,6 +112,8 @@ impl Faults {
                     "cold-wait-ms" => faults.cold_wait_ms = number,
                     "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
+                    "issuer-apart-ms" => faults.issuer_apart_ms = number,
+                    "issuer-young-ms" => faults.issuer_young_ms = number,
                     "live-only-wait-ms" => faults.live_only_wait_ms = number,
                     "mirror-wait-ms" => faults.mirror_wait_ms = number,
                     "open-files-max" => {

@@ -124,6 +124,10 @@
 //! what caches may do with it ([`http::wire`]'s `caching`), and none of an error may be kept. What lies in files of
 //! secrets is in force as a whole, or stays as it was (`server::reload`).
 //!
+//! A token of a CI system is judged by a core, by keys that the background plane has fetched from its issuer, and is
+//! remembered by a hash until it runs out ([`access::issuers`], `jobs`' `issuer_asks`). A core waits for an issuer only
+//! where a token names a key that is not there, and one is asked at most once a minute, whatever tokens name.
+//!
 //! # The upstream's own permission
 //!
 //! Where an upstream decides who may read, nothing of a repository is looked up, cloned or said before it has

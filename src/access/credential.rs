@@ -48,6 +48,20 @@ pub struct Invalid;
 pub struct Mark([u8; 32]);
 
 impl Mark {
+    /// That of a secret, in whatever form of credential it was sent.
+    pub(crate) fn of_secret(secret: &[u8]) -> Mark {
+        Mark::of(&[b"secret ", secret])
+    }
+
+    fn of(parts: &[&[u8]]) -> Mark {
+        // A key of any length will do.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(KEY.as_slice()) else {
+            return Mark([0; 32]);
+        };
+        parts.iter().for_each(|part| mac.update(part));
+        Mark(mac.finalize().into_bytes().into())
+    }
+
     /// Its bytes, to be part of another.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
@@ -136,32 +150,26 @@ impl Credential {
 
     /// What it is remembered by. None has a mark, too, which no other has.
     pub fn mark(&self) -> Mark {
-        // A key of any length will do.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(KEY.as_slice()) else {
-            return Mark([0; 32]);
-        };
         match &self.0 {
-            Form::None => mac.update(b"none"),
+            Form::None => Mark::of(&[b"none"]),
             // The first colon is where the password begins, so no two pairs are the same bytes.
-            Form::Basic { pair, .. } => {
-                mac.update(b"basic ");
-                mac.update(pair);
-            }
-            Form::Bearer(token) => {
-                mac.update(b"bearer ");
-                mac.update(token);
-            }
+            Form::Basic { pair, .. } => Mark::of(&[b"basic ", pair]),
+            Form::Bearer(token) => Mark::of(&[b"bearer ", token]),
         }
-        Mark(mac.finalize().into_bytes().into())
+    }
+
+    /// All that it holds.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Form::None => &[],
+            Form::Basic { pair: bytes, .. } | Form::Bearer(bytes) => bytes,
+        }
     }
 
     /// Whether a token of a server stands in it, or what may be one or most of one, wherever: as user, as
     /// password, in other letters, with something around it. Such a thing goes to nobody else.
     pub fn is_or_looks_like_token(&self) -> bool {
-        match &self.0 {
-            Form::None => false,
-            Form::Basic { pair: bytes, .. } | Form::Bearer(bytes) => holds_token(bytes),
-        }
+        holds_token(self.bytes())
     }
 }
 

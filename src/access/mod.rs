@@ -3,6 +3,11 @@
 //! Nothing here answers anybody, and nothing of it stands in a log. `api`'s `gate` decides.
 
 pub mod credential;
+pub mod discovery;
+pub mod identity;
+pub mod issuers;
+pub mod jwks;
+pub mod jwt;
 pub(crate) mod own;
 pub(crate) mod packets;
 pub(crate) mod permissions;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::credential::{Credential, Mark};
+use super::issuers::Issuers;
 use super::question::Questioner;
 use super::verdicts::{About, Known, Verdicts};
 use crate::config::{RepoKey, is_safe};
@@ -30,6 +31,8 @@ pub(crate) struct Permissions {
     pub verdicts: Verdicts,
     /// Of objects of them, of which there may be many: these push out none of those.
     pub objects: Verdicts,
+    /// Of CI systems, whose tokens are for this server.
+    issuers: Arc<Issuers>,
     young: Duration,
     stale: Duration,
 }
@@ -51,17 +54,18 @@ impl fmt::Debug for Shown {
 }
 
 impl Permissions {
-    /// Those of these hosts. What one has said, and what it had, counts for so long; when it cannot be asked, for
-    /// `stale` longer.
+    /// Those of these hosts, which get no token of these issuers. What one has said, and what it had, counts for so
+    /// long; when it cannot be asked, for `stale` longer.
     pub(crate) fn new(
         upstreams: BTreeMap<String, ByPermission>,
-        young: Duration,
-        stale: Duration,
+        issuers: Arc<Issuers>,
+        (young, stale): (Duration, Duration),
     ) -> Permissions {
         Permissions {
             upstreams,
             verdicts: Verdicts::new(young, stale),
             objects: Verdicts::new(young, stale),
+            issuers,
             young,
             stale,
         }
@@ -87,7 +91,8 @@ impl Permissions {
     }
 
     /// Whoever shows this for a repository; `None` where it cannot be tried: what is a
-    /// token of a server, or may be one, is nobody else's, and what nobody may overhear is not sent.
+    /// token of a server or of a CI system for it, or may be one, is nobody else's, and what nobody may overhear is
+    /// not sent.
     pub(crate) fn shown(
         &self,
         upstream: &ByPermission,
@@ -95,7 +100,12 @@ impl Permissions {
         credential: Credential,
     ) -> Option<Shown> {
         let is_sent = !credential.is_none();
-        if is_sent && (credential.is_or_looks_like_token() || !is_safe(&upstream.base)) {
+        let is_kept = || {
+            credential.is_or_looks_like_token()
+                || self.issuers.have_issued(&credential)
+                || !is_safe(&upstream.base)
+        };
+        if is_sent && is_kept() {
             return None;
         }
         let mark = credential.mark();

@@ -254,7 +254,7 @@ fn shown(answer: http::Response<Body>, kind: &str, bytes_max: u64) -> Result<Sho
     })
 }
 
-fn system_roots() -> io::Result<Vec<Certificate<'static>>> {
+pub(super) fn system_roots() -> io::Result<Vec<Certificate<'static>>> {
     let found = rustls_native_certs::load_native_certs();
     let roots = found
         .certs
@@ -267,7 +267,7 @@ fn system_roots() -> io::Result<Vec<Certificate<'static>>> {
     }
 }
 
-fn own_roots(
+pub(super) fn own_roots(
     file: Option<&Path>,
     directory: Option<&Path>,
 ) -> io::Result<Vec<Certificate<'static>>> {

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::pass::Pass;
 use super::preamble::Behind;
+use crate::access::issuers::Issuers;
 use crate::access::permissions::{Permissions, Shown};
 use crate::access::tokens::Tokens;
 use crate::archive::open_files::OpenFiles;
@@ -134,6 +135,8 @@ pub(crate) struct CoreContext {
     pub tokens: Arc<ArcSwap<Tokens>>,
     /// The upstreams whose own permission decides who may read.
     pub permissions: Arc<Permissions>,
+    /// Of CI systems.
+    pub issuers: Arc<Issuers>,
     /// Whether what others have used lately is here.
     pub warmth: Warmth,
     /// Faults to inject; none outside tests.
@@ -156,6 +159,7 @@ pub(crate) struct Core {
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
     pub(super) permissions: Arc<Permissions>,
+    pub(super) issuers: Arc<Issuers>,
     pub(super) warmth: Warmth,
     pub(super) faults: Faults,
     /// Turns true when the grace time is over.
@@ -190,6 +194,7 @@ impl Core {
             secrets,
             tokens,
             permissions,
+            issuers,
             warmth,
             faults,
         } = context;
@@ -208,6 +213,7 @@ impl Core {
             secrets,
             tokens,
             permissions,
+            issuers,
             warmth,
             faults,
             cut: watch::Sender::new(false),

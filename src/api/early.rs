@@ -28,7 +28,7 @@ impl Core {
     ) -> Answer<Note> {
         // Before any byte of it is on its way.
         self.note_early(&asked.repo, &asked.named).await;
-        let (core, pass, behind) = (self.clone(), asked.pass, Rc::new(Behind::default()));
+        let (core, pass, behind) = (self.clone(), asked.pass.clone(), Rc::new(Behind::default()));
         let found = behind.clone();
         let (repo, named) = (asked.repo.clone(), asked.named.clone());
         let (asker, identity) = (asked.asker(), asked.peer.identity.clone());
@@ -42,7 +42,8 @@ impl Core {
                 ..why
             })?;
             // The preamble has nothing of it in it, and ends here if the right to it has.
-            core.still_let_in((pass, &identity), (&repo, asker)).await?;
+            core.still_let_in((&pass, &identity), (&repo, asker))
+                .await?;
             // The wait may have been long: an hour is from here.
             core.note_early(&repo, &named).await;
             found.set(outcome);

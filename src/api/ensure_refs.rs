@@ -77,7 +77,7 @@ impl Core {
     fn ensured(self: Rc<Self>, asked: &Asked<'_, '_>, wanted: Wanted) -> Wait {
         let repo = asked.repo.clone();
         let (asked_at, asker) = (Instant::now(), asked.asker());
-        let pass = (asked.pass, asked.peer.identity.clone());
+        let pass = (asked.pass.clone(), asked.peer.identity.clone());
         let still = (asked.repo.clone(), asked.asker());
         repo.want_clone();
         Box::pin(async move {
@@ -87,7 +87,7 @@ impl Core {
             match ensured.await {
                 // This may be long after the answer has begun. Strings and a flag always have a form in JSON.
                 Ok(ensured) => self
-                    .still_let_in((pass.0, &pass.1), (&still.0, still.1))
+                    .still_let_in((&pass.0, &pass.1), (&still.0, still.1))
                     .await
                     .map(|()| serde_json::to_string(&ensured).unwrap_or_default()),
                 Err(why) => Err(StartError {

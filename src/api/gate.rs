@@ -47,7 +47,7 @@ fn is_of_another_page(head: &RequestHead<'_>) -> bool {
 }
 
 /// What a head has for this server: what is said to it alone, else what is said at all.
-fn shown(head: &RequestHead<'_>) -> Result<Credential, Invalid> {
+pub(super) fn shown(head: &RequestHead<'_>) -> Result<Credential, Invalid> {
     let value = head.tarpon_authorization.or(head.authorization);
     Credential::read(value.map(|value| value.0))
 }
@@ -83,8 +83,8 @@ impl Core {
                 // It gets what is for everybody; so does who may do something else.
                 Err(Refused::Unnamed) => Ok(Pass::Open),
                 Err(refused) => match self.proven(peer, head, Right::Read) {
+                    Ok(Pass::ToProve(_)) | Err(_) => Err(refused),
                     Ok(_) => Ok(Pass::Open),
-                    Err(_) => Err(refused),
                 },
                 passed => passed,
             },
@@ -115,7 +115,7 @@ impl Core {
         peer: &Peer,
     ) -> Entry<'h> {
         match entry {
-            Entry::LetIn(_, (pass, _)) if !self.still(pass, &peer.identity) => {
+            Entry::LetIn(_, (ref pass, _)) if !self.still(pass, &peer.identity) => {
                 self.entry(head, peer).await
             }
             entry => entry,
@@ -123,29 +123,35 @@ impl Core {
     }
 
     /// By what name it is known who was let in so.
-    pub(super) fn name_of(&self, pass: Pass, peer: &Peer) -> Option<Arc<str>> {
+    pub(super) fn name_of(&self, pass: &Pass, peer: &Peer) -> Option<Arc<str>> {
         match pass {
-            Pass::Token(hash, _) => self.tokens.load().get(hash).map(|token| token.name.clone()),
+            Pass::Token(hash, _) => self
+                .tokens
+                .load()
+                .get(*hash)
+                .map(|token| token.name.clone()),
             Pass::Certificate => peer.identity.name(),
+            Pass::Ci(proven) => Some(proven.name.clone()),
             _ => None,
         }
     }
 
     /// Whether what a request was let in by is still there.
-    pub(super) fn still(&self, pass: Pass, identity: &Identity) -> bool {
+    pub(super) fn still(&self, pass: &Pass, identity: &Identity) -> bool {
         match pass {
-            Pass::Open | Pass::Entrance | Pass::ToAsk => true,
+            Pass::Open | Pass::Entrance | Pass::ToAsk | Pass::ToProve(_) => true,
+            Pass::Ci(proven) => self.still_counts(proven),
             Pass::Certificate => identity.is_somebody(),
-            Pass::Shown(about) => self.is_still_shown(&about),
-            Pass::Believed(about, since) => self.is_still_believed(&about, since),
-            Pass::Token(hash, right) => self.is_token_for(hash, right),
+            Pass::Shown(about) => self.is_still_shown(about),
+            Pass::Believed(about, since) => self.is_still_believed(about, *since),
+            Pass::Token(hash, right) => self.is_token_for(*hash, *right),
         }
     }
 
     /// The same, for what has begun to answer and says itself why it breaks off.
     pub(super) async fn still_let_in(
         &self,
-        (pass, identity): (Pass, &Identity),
+        (pass, identity): (&Pass, &Identity),
         (repo, asker): (&Arc<Repo>, Asker),
     ) -> Result<(), StartError> {
         match self.still(pass, identity) || self.is_shown_again(pass, repo, asker).await {
@@ -178,7 +184,10 @@ impl Core {
         match self.tokens.load().get(hash).map(|token| token.role) {
             Some(role) if right.is_of(role) => Ok(Pass::Token(hash, right)),
             Some(role) => Err(Refused::Named(Why::TokenOf(role))),
-            None => Err(Refused::Named(Why::UnknownToken)),
+            None => self.by_ci(secret, right).unwrap_or_else(|| {
+                // It is nothing that anybody could have proven.
+                Err(Refused::Named(Why::UnknownToken))
+            }),
         }
     }
 

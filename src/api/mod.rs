@@ -2,6 +2,7 @@
 
 mod admin;
 mod bundle;
+mod ci;
 mod core;
 mod early;
 mod ensure_refs;

@@ -1,13 +1,15 @@
 //! By what a request was let in.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::access::issuers::{IssuerAt, Proven};
 use crate::access::tokens::TokenHash;
 use crate::access::verdicts::About;
 use crate::config::Role;
 
 /// By what a request was let in, which can be looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Pass {
     /// It needs nothing.
     Open,
@@ -17,6 +19,10 @@ pub(crate) enum Pass {
     Certificate,
     /// A token, which has to be one that may do this.
     Token(TokenHash, Right),
+    /// A token of a CI system that was proven.
+    Ci(Arc<Proven>),
+    /// One by a key that its issuer is still to be asked for.
+    ToProve(IssuerAt),
     /// Its upstream is still to be asked.
     ToAsk,
     /// What its upstream has said of what was shown.
@@ -27,7 +33,7 @@ pub(crate) enum Pass {
 
 impl Pass {
     /// Whether an upstream has said so, which can be asked again.
-    pub(super) fn is_said(self) -> bool {
+    pub(super) fn is_said(&self) -> bool {
         matches!(self, Pass::Shown(_) | Pass::Believed(..))
     }
 }

@@ -57,13 +57,16 @@ impl Core {
         shown.map(|shown| (shown, refused)).ok_or(not_tried)
     }
 
-    /// Has the upstream asked where it is to be. Nothing of the repository is looked at or begun before that.
+    /// Has the upstream asked, or the issuer of what was shown, where it is to be. Nothing of the repository is looked at or begun before that.
     pub(super) async fn let_in(
         &self,
         pass: Pass,
         (repo, head, peer): (Option<RepoRef<'_>>, &RequestHead<'_>, &Peer),
     ) -> Result<(Pass, Option<Shown>), Refused> {
-        if pass != Pass::ToAsk && !pass.is_said() {
+        if let Pass::ToProve(at) = pass {
+            return Ok((self.by_new_key(at, head).await?, None));
+        }
+        if !matches!(pass, Pass::ToAsk) && !pass.is_said() {
             return Ok((pass, None));
         }
         let repo = repo.ok_or(Refused::Named(Why::NoHost))?;
@@ -104,7 +107,7 @@ impl Core {
     }
 
     /// Whether the upstream says so again, long after it said it first.
-    pub(super) async fn is_shown_again(&self, pass: Pass, repo: &Repo, asker: Asker) -> bool {
+    pub(super) async fn is_shown_again(&self, pass: &Pass, repo: &Repo, asker: Asker) -> bool {
         if !pass.is_said() {
             return false;
         }

@@ -1,6 +1,7 @@
 //! Why a request is not let in, and what its client hears of that: no more than what he knows. The log has the rest.
 
 use crate::access::credential::Invalid;
+use crate::access::jwt::Fault;
 use crate::config::{Config, Role, Rule};
 use crate::http::wire::table::Need;
 use crate::jobs::clone::{IS_ITS_OWN_UPSTREAM, LOOP};
@@ -20,6 +21,8 @@ pub(crate) enum Refused {
     Unsaid,
     /// The upstream is this server itself.
     Loop,
+    /// The issuer of what it shows does not say with which keys it signs.
+    NoKeys,
 }
 
 /// Why what was shown is not enough. The answer is the same for all: this is for the operator.
@@ -31,6 +34,10 @@ pub(crate) enum Why {
     UnknownToken,
     /// One is, and is for something else.
     TokenOf(Role),
+    /// It is of a CI system, and is not believed.
+    CiToken(Fault),
+    /// The same, which reads and does nothing else.
+    CiReads,
     /// It may not be tried at the upstream, which so is not asked.
     NotForUpstream,
     /// The upstream says no.
@@ -41,10 +48,14 @@ pub(crate) enum Why {
     NoHost,
 }
 
+/// What whoever shows a token hears whose key is not known, the same whatever he asks for.
+const NO_KEYS: &str = "the issuer of the token has not said by which keys it signs, or not lately; try again in a minute";
+
 /// By what somebody can prove here who he is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Proofs {
     pub tokens: bool,
+    pub issuers: bool,
     pub certificates: bool,
 }
 
@@ -53,20 +64,22 @@ impl Proofs {
         let tls = config.listeners.tls.as_ref();
         Proofs {
             tokens: config.tokens.is_some(),
+            issuers: !config.oidc.is_empty(),
             certificates: tls.is_some_and(|tls| tls.clients.is_some()),
         }
     }
 
     /// The question to who shows nothing, by what is asked for and by who decides.
     fn question(self, need: Need, rule: Rule) -> &'static str {
+        let reads_by_token = self.tokens || self.issuers;
         match (need, rule, self.tokens, self.certificates) {
             (Need::Read, Rule::Upstream, _, _) => {
                 "who are you? Send what you log in with at the repository's own host, as Basic or Bearer"
             }
-            (Need::Read, _, true, true) => {
+            (Need::Read, _, _, true) if reads_by_token => {
                 "who are you? Show a client certificate, or send a token as Bearer, or as the password of Basic"
             }
-            (Need::Read, _, false, true) => {
+            (Need::Read, _, _, true) => {
                 "who are you? Show a client certificate; there are no tokens here"
             }
             (Need::Read, ..) => "who are you? Send a token as Bearer, or as the password of Basic",
@@ -95,6 +108,7 @@ impl Refused {
             Refused::Foreign => (403, "a page of another site may not ask for this"),
             Refused::Unsaid => (503, UNSAID),
             Refused::Loop => (LOOP, IS_ITS_OWN_UPSTREAM),
+            Refused::NoKeys => (503, NO_KEYS),
             Refused::Named(_) if need == Need::Read => {
                 (404, "there is no such repository, or not for you")
             }
@@ -116,8 +130,10 @@ impl Refused {
             Why::TokenOf(Role::Read) => "the token is of role read, which is not enough",
             Why::TokenOf(Role::Metrics) => "the token is of role metrics, which is not enough",
             Why::TokenOf(Role::Admin) => "the token is of role admin, which is not enough",
+            Why::CiToken(fault) => return Some(fault.words()),
+            Why::CiReads => "the token is of a CI system, which reads and does nothing else",
             Why::NotForUpstream => {
-                "the credential is a token of this server, or would be overheard: the upstream was not asked"
+                "the credential is a token for this server, or would be overheard: the upstream was not asked"
             }
             Why::ByUpstream => "its upstream says no to the credential",
             Why::Meanwhile => "what it was let in by is no more",

@@ -198,13 +198,11 @@ impl Core {
     }
 
     /// With names of repositories for who may see them.
-    fn metrics(&self, head: &RequestHead<'_>, pass: Pass, out: &mut Vec<u8>) -> Answer<Note> {
+    fn metrics(&self, head: &RequestHead<'_>, pass: &Pass, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
         let mut repos = match pass {
-            Pass::Open | Pass::Certificate | Pass::ToAsk | Pass::Shown(_) | Pass::Believed(..) => {
-                Vec::new()
-            }
             Pass::Entrance | Pass::Token(..) => self.catalog.registry.all(),
+            _ => Vec::new(),
         };
         // Of more not all are shown, and this is a core.
         if repos.len() <= METRICS_REPOSITORIES_MAX {
@@ -277,8 +275,14 @@ impl Service for Core {
             | Route::InfoRefs(repo)
             | Route::UploadPack(repo)
             | Route::Status(repo) => {
-                self.of_repository((head, peer), (repo, route), (pass, shown), body, out)
-                    .await
+                self.of_repository(
+                    (head, peer),
+                    (repo, route),
+                    (pass.clone(), shown),
+                    body,
+                    out,
+                )
+                .await
             }
             Route::Webhook(repo) => self.webhook(head, repo, body, out),
             Route::Liveness => self.admin(head, 200, "alive", out),
@@ -287,15 +291,15 @@ impl Service for Core {
                 self.admin(head, 503, "taking from the store what was used lately", out)
             }
             Route::Readiness => self.admin(head, 200, "ready", out),
-            Route::Metrics => self.metrics(head, pass, out),
+            Route::Metrics => self.metrics(head, &pass, out),
             Route::ServerStatus => self.server_status(head, out),
             Route::LogFilter(filter) => self.log_filter(head, filter, out),
             Route::Wish(repo, wish) => self.wish(head, (repo, wish), out).await,
         };
-        let still = match self.still(pass, &peer.identity) {
+        let still = match self.still(&pass, &peer.identity) {
             true => Ok(()),
             // It is long ago that its upstream was asked.
-            false => match self.let_in(pass, (route.repo(), head, peer)).await {
+            false => match self.let_in(pass.clone(), (route.repo(), head, peer)).await {
                 Ok(_) if pass.is_said() => Ok(()),
                 Ok(_) => Err(Refused::Named(Why::Meanwhile)),
                 Err(refused) => Err(refused),
@@ -303,7 +307,7 @@ impl Service for Core {
         };
         let Err(refused) = still else {
             let note = Note {
-                who: self.name_of(pass, peer),
+                who: self.name_of(&pass, peer),
                 ..answer.note
             };
             return Answer { note, ..answer };

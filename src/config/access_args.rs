@@ -16,6 +16,21 @@ pub(super) struct AccessArgs {
     #[arg(long, value_name = "FILE", help_heading = "Access")]
     tokens: Option<OsString>,
 
+    /// Where access is token, let jobs of a CI system read who show a token that this issuer has signed, for this
+    /// audience, with all of these claims; may be repeated. One claim at least must say whose jobs they are, such as
+    /// repository_owner_id
+    #[arg(
+        long,
+        value_name = "ISSUER;AUDIENCE;CLAIM=VALUE[;...]",
+        help_heading = "Access"
+    )]
+    oidc: Vec<OsString>,
+
+    /// Believe the issuers of --oidc by the certificates of these authorities, instead of those that the system
+    /// believes
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    oidc_ca: Option<OsString>,
+
     /// Use this credential for an upstream: the file's first line is USER:TOKEN, or a TOKEN alone; may be
     /// repeated. Only for an https upstream, or one on this machine
     #[arg(long, value_name = "HOST=FILE", help_heading = "Upstreams")]
@@ -29,19 +44,23 @@ pub(super) struct AccessArgs {
 
 impl AccessArgs {
     /// Those that were given, by key.
-    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 4] {
+    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 6] {
         let list = |values: Vec<OsString>| (!values.is_empty()).then_some(values);
         let one = |value: Option<OsString>| value.map(|value| vec![value]);
         // Taken apart by name, so that a new flag that is forgotten here does not compile.
         let Self {
             access,
             tokens,
+            oidc,
+            oidc_ca,
             upstream_token,
             access_stale,
         } = self;
         [
             ("access", list(access)),
             ("tokens", one(tokens)),
+            ("oidc", list(oidc)),
+            ("oidc_ca", one(oidc_ca)),
             ("upstream_token", list(upstream_token)),
             ("access_stale", one(access_stale)),
         ]

@@ -41,8 +41,10 @@ fn offered(arg: Arg) -> Arg {
     let is_open = arg.get_possible_values().is_empty() && arg.get_action().takes_values();
     match arg.get_id().as_str() {
         "state" | "dir" => arg.value_hint(ValueHint::DirPath),
-        "config" | "webhook_secrets" | "tokens" | "tls_cert" | "tls_key" | "tls_client_ca"
-        | "tls_client_crl" | "cacert" | "cert" | "key" => arg.value_hint(ValueHint::FilePath),
+        "config" | "webhook_secrets" | "tokens" | "oidc_ca" | "tls_cert" | "tls_key"
+        | "tls_client_ca" | "tls_client_crl" | "cacert" | "cert" | "key" => {
+            arg.value_hint(ValueHint::FilePath)
+        }
         "repo_url" => arg.value_hint(ValueHint::Url),
         "log_format" => arg.value_parser(["auto", "human", "json"]),
         "io_driver" => arg.value_parser(["auto", "uring", "epoll"]),

@@ -14,6 +14,7 @@ mod layers;
 mod listen;
 mod listen_args;
 mod manual;
+mod oidc;
 mod pattern;
 mod proxies;
 mod repo_key;
@@ -31,6 +32,7 @@ pub use cli::{LOG_VARIABLE, TOKEN_VARIABLE, completions, man};
 pub use error::{ConfigError, MISUSED_CODE, Origin};
 pub use given_url::GivenUrl;
 pub use listen::{At, ClientFiles, Listen, Listeners, Pair, TlsFiles};
+pub use oidc::{IssuerRule, issuer_rule};
 pub use pattern::Pattern;
 pub use proxies::Proxies;
 pub use repo_key::RepoKey;
@@ -110,6 +112,10 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     /// Hosts for which the server has a credential of its own, and the file that it is in.
     pub upstream_tokens: BTreeMap<String, PathBuf>,
+    /// The issuers of CI systems whose tokens are believed.
+    pub oidc: Vec<IssuerRule>,
+    /// The certificates that they are believed by; those of the system without.
+    pub oidc_ca: Option<PathBuf>,
     /// How much longer what an upstream has said counts, where it cannot be asked.
     pub access_stale: Duration,
     /// Time without a request for a repository after which its mirror is repacked.
@@ -296,6 +302,8 @@ impl Config {
             upstream_rate: upstream_rate(layers)?,
             webhook_secrets: layers.one("webhook_secrets", value::file)?,
             tokens: layers.one("tokens", value::file)?,
+            oidc: oidc::issuer_rules(layers)?,
+            oidc_ca: layers.one("oidc_ca", value::file)?,
             access_stale: access_stale(layers)?,
             maintenance_idle: maintenance_idle(layers)?,
             unreachable_expiry: unreachable_expiry(layers)?,

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 47] = [
+const OTHER: [(&str, &str); 49] = [
     ("listen", "[::1]:9"),
     ("admin_listen", "unix:/run/tarpon/admin"),
     ("trust_proxy", "10.0.0.0/8"),
@@ -57,6 +57,8 @@ const OTHER: [(&str, &str); 47] = [
     ("webhook_secrets", "/secrets"),
     ("access", "git.example.org=token"),
     ("tokens", "/tokens"),
+    ("oidc", "https://ci.example.org;farm;namespace_id=7"),
+    ("oidc_ca", "/ca"),
     ("upstream_token", "git.example.org=/token"),
     ("access_stale", "5m"),
     ("maintenance_idle", "3s"),

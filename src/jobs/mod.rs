@@ -33,6 +33,8 @@ pub(crate) mod heal;
 mod hidden;
 mod hooks;
 mod import;
+mod issuer_asks;
+pub(crate) mod issuer_keys;
 mod leased;
 mod leases;
 mod leaving;

@@ -12,6 +12,7 @@ use super::absent::Absent;
 use super::askers::Askers;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
+use super::issuer_keys::IssuerKeys;
 use super::plane::{self, Handle, Queue};
 use super::question_turns::Questions;
 use super::room::Room;
@@ -22,6 +23,7 @@ use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
 use super::warmth::Warmth;
 use super::workshop::Workshop;
+use crate::access::issuers::Issuers;
 use crate::access::own::OwnTokens;
 use crate::access::permissions::Permissions;
 use crate::access::redirect::AllRedirects;
@@ -50,7 +52,9 @@ pub(crate) struct Jobs {
     pub(super) meter: Meter,
     /// The upstreams whose own permission decides who may read.
     pub(super) permissions: Arc<Permissions>,
-    /// What they are asked.
+    /// Of CI systems.
+    pub(super) issuer_keys: IssuerKeys,
+    /// What upstreams are asked.
     pub(super) questions: Questions,
     /// Threads that ask them.
     pub(super) askers: Askers,
@@ -129,6 +133,8 @@ pub(crate) struct JobsContext {
     pub own: Arc<ArcSwap<OwnTokens>>,
     /// The upstreams whose own permission decides who may read.
     pub permissions: Arc<Permissions>,
+    /// Of CI systems.
+    pub issuers: Arc<Issuers>,
     /// The object store that servers share.
     pub store: Option<(AnyStore, Option<Signs>)>,
     /// Whether what others have used lately is here.
@@ -150,6 +156,7 @@ pub(crate) fn run(
     plane::run(queue, jobs.clone(), stop, uring, move || {
         spawn_local(begin.clone().check_git());
         spawn_local(begin.clone().keep_fresh());
+        spawn_local(begin.clone().keep_issuer_keys());
         spawn_local(begin.clone().keep_maintained());
         spawn_local(begin.clone().keep_shared());
         spawn_local(begin.clone().keep_used());
@@ -178,6 +185,7 @@ impl Jobs {
             via,
             own,
             permissions,
+            issuers,
             store,
             warmth,
             faults,
@@ -193,6 +201,7 @@ impl Jobs {
             bodies,
             meter,
             permissions,
+            issuer_keys: IssuerKeys::of(issuers),
             questions: Questions::default(),
             askers: Askers::default(),
             faults,

@@ -12,6 +12,7 @@ mod http;
 mod jobs;
 mod mirror;
 mod net;
+mod oidc;
 mod process;
 mod remote;
 mod repository;
@@ -35,6 +36,7 @@ pub use http::*;
 pub use jobs::*;
 pub use mirror::*;
 pub use net::*;
+pub use oidc::*;
 pub use process::*;
 pub use remote::*;
 pub use repository::*;
@@ -63,6 +65,8 @@ const _: () = assert!(INFO_REFS_WAIT_MS < FRESHEN_WAIT_MS && FRESHEN_WAIT_MS < G
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 // A credential leaves room for the rest of a head.
 const _: () = assert!(CREDENTIAL_BYTES_MAX <= HEAD_BYTES_MAX / 2);
+// So is the longest token of a CI system, as a password.
+const _: () = assert!(OIDC_TOKEN_BYTES_MAX.div_ceil(3) * 4 < CREDENTIAL_BYTES_MAX);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(
     BODY_BYTES_MAX + GIT_REQUEST_BYTES_MAX as u64 <= BODY_TIERS[3].1,

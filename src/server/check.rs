@@ -7,6 +7,7 @@ use rustix::fs::Access;
 
 use super::error::ServerError;
 use super::exposed::{exposed_files, overheard, who_reaches};
+use super::issuers::{check_issuers, find_issuers, means_nothing};
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
@@ -25,9 +26,11 @@ use crate::store::remote::probe::try_out;
 pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     choose_driver(config.io_driver)?;
     let in_force = InForce::read(config)?;
-    find_permissions(config, &std::env::temp_dir(), None)?;
+    let issuers = find_issuers(config)?;
+    find_permissions(config, &std::env::temp_dir(), &issuers, None)?;
     check_state(config)?;
     check_places(config)?;
+    check_issuers(&issuers)?;
     let kept = check_store(config)?;
     let mut lines = warnings(config, &in_force);
     lines.extend(kept);
@@ -41,6 +44,7 @@ pub(super) fn warnings(config: &Config, in_force: &InForce) -> Vec<String> {
     lines.extend(overheard(config));
     lines.extend(locked_out(config, &in_force.tokens.load()));
     lines.extend(in_force.complaints());
+    lines.extend(means_nothing(config).map(str::to_owned));
     let writes_nothing = |store: &SharedStore| store.is_writer && store.is_readonly;
     if config.store.as_ref().is_some_and(writes_nothing) {
         lines.push("--store-writer means nothing with --store-readonly".to_owned());
@@ -133,12 +137,12 @@ fn locked_out(config: &Config, tokens: &Tokens) -> Vec<String> {
     let tls = config.listeners.tls.as_ref();
     let has_clients = tls.is_some_and(|tls| tls.clients.is_some());
     let of = |(host, base): (&str, &str)| match config.access.of(host) {
-        Rule::Token if has_clients || tokens.let_anybody_read() => None,
+        Rule::Token if has_clients || tokens.let_anybody_read() || !config.oidc.is_empty() => None,
         Rule::Token if config.tokens.is_some() => Some(format!(
             "nobody may read {host}: the file of --tokens has no token that reads; tarpon token new NAME prints its line"
         )),
         Rule::Token => Some(format!(
-            "nobody may read {host}: --access {host}=token needs --tokens, or --tls-client-ca"
+            "nobody may read {host}: --access {host}=token needs --tokens, --oidc or --tls-client-ca"
         )),
         Rule::Upstream if !is_safe(base) => Some(format!(
             "no credential goes to {base}, which could be overheard: of {host} only what everybody may read is served"

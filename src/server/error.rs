@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::access::discovery::FetchError;
 use crate::config::{At, MISUSED_CODE, StoreUrl};
 use crate::http::net::tls::files::TlsError;
 use crate::store::files::StoreError;
@@ -61,6 +62,8 @@ pub enum ServerError {
         url: StoreUrl,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("--oidc {url}: {source}")]
+    Issuer { url: String, source: FetchError },
     #[error("--access {host}=upstream cannot be had: {why}")]
     Upstream { host: String, why: String },
 }

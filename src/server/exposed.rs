@@ -18,7 +18,8 @@ pub(super) fn who_reaches(config: &Config) -> Option<String> {
 /// Listeners to which tokens and logins come in the clear, by a network. A proxy that is believed may end TLS.
 pub(super) fn overheard(config: &Config) -> Option<String> {
     let is_asked = |(host, _): (&str, &str)| config.access.of(host) != Rule::Open;
-    let asks = config.tokens.is_some() || config.upstreams.iter().any(is_asked);
+    let asks =
+        config.tokens.is_some() || !config.oidc.is_empty() || config.upstreams.iter().any(is_asked);
     if !asks || !config.listeners.trust_proxy.is_empty() {
         return None;
     }

@@ -28,6 +28,7 @@ mod descriptors;
 mod error;
 mod exposed;
 mod found;
+mod issuers;
 mod listeners;
 mod permissions;
 mod reload;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{ServerError, start};
+use crate::access::issuers::Issuers;
 use crate::access::permissions::{ByPermission, Permissions};
 use crate::access::question::Questioner;
 use crate::access::way::Way;
@@ -17,6 +18,7 @@ use crate::mirror::{Configured, Git};
 pub(super) fn find_permissions(
     config: &Config,
     tmp: &Path,
+    issuers: &Arc<Issuers>,
     young_ms: Option<u64>,
 ) -> Result<Permissions, ServerError> {
     let mut upstreams = BTreeMap::new();
@@ -26,7 +28,8 @@ pub(super) fn find_permissions(
         }
     }
     let young = Duration::from_millis(young_ms.unwrap_or(VERDICT_YES_MS));
-    Ok(Permissions::new(upstreams, young, config.access_stale))
+    let lasts = (young, config.access_stale);
+    Ok(Permissions::new(upstreams, issuers.clone(), lasts))
 }
 
 fn by_permission(

@@ -9,9 +9,11 @@ use tokio::sync::watch;
 use super::descriptors::Carried;
 use super::error::{ServerError, start};
 use super::found::{find_entries, find_mirrors};
+use super::issuers::find_issuers;
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::taken::wait_for;
+use crate::access::issuers::Issuers;
 use crate::access::permissions::Permissions;
 use crate::api::CoreContext;
 use crate::archive::open_files::OpenFiles;
@@ -53,6 +55,7 @@ pub(super) struct Prepared {
     /// What SIGHUP reads anew.
     pub(super) in_force: InForce,
     pub(super) permissions: Arc<Permissions>,
+    pub(super) issuers: Arc<Issuers>,
     /// The object store, if there is one.
     pub(super) store: Option<(AnyStore, Option<Signs>)>,
     pub(super) warmth: Warmth,
@@ -77,6 +80,7 @@ impl Prepared {
             via: self.via.clone(),
             own: self.in_force.own.clone(),
             permissions: self.permissions.clone(),
+            issuers: self.issuers.clone(),
             store: self.store.clone(),
             warmth: self.warmth.clone(),
             faults: self.faults.clone(),
@@ -99,6 +103,7 @@ impl Prepared {
             secrets: self.in_force.secrets.clone(),
             tokens: self.in_force.tokens.clone(),
             permissions: self.permissions.clone(),
+            issuers: self.issuers.clone(),
             warmth: self.warmth.clone(),
             faults: self.faults.clone(),
         }
@@ -148,9 +153,11 @@ pub(super) fn prepare(
         config.unreachable_expiry,
     );
     let in_force = InForce::read(&config)?;
+    let issuers = find_issuers(&config)?;
     let permissions = Arc::new(find_permissions(
         &config,
         &catalog.state.tmp_dir(),
+        &issuers,
         faults.young_ms,
     )?);
     let store = open_store(&config)?;
@@ -168,6 +175,7 @@ pub(super) fn prepare(
         via: Via::random(),
         in_force,
         permissions,
+        issuers,
         faults,
         plane,
     })

@@ -15,9 +15,10 @@ mod text;
 pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
-    AdoptionResult, AnnexResult, BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult,
-    ImportResult, LeaseResult, MaintenanceResult, OfferResult, Outcome, Prefault, QuestionResult,
-    ReloadResult, ScrubResult, SpoolFailure, StoreRequest, WebhookResult, WorkClass,
+    AdoptionResult, AnnexResult, BuildResult, Cause, CiToken, CloneResult, DropReason, Evicted,
+    FetchResult, ImportResult, KeyFetchResult, LeaseResult, MaintenanceResult, OfferResult,
+    Outcome, Prefault, QuestionResult, ReloadResult, ScrubResult, SpoolFailure, StoreRequest,
+    WebhookResult, WorkClass,
 };
 
 use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};

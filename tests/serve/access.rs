@@ -64,7 +64,7 @@ fn closed(settings: Settings, file: &Path) -> Settings {
 }
 
 /// A target of a route, of repository `name` where it is about one.
-fn target(row: &Row, host: &str, name: &str) -> String {
+pub(super) fn target(row: &Row, host: &str, name: &str) -> String {
     let query = match row.endpoint {
         Endpoint::Bundle => format!("?base={}", "a".repeat(40)),
         Endpoint::InfoRefs => "?service=git-upload-pack".into(),
@@ -79,7 +79,7 @@ fn target(row: &Row, host: &str, name: &str) -> String {
     }
 }
 
-fn methods(row: &Row) -> &'static [&'static str] {
+pub(super) fn methods(row: &Row) -> &'static [&'static str] {
     match row.methods {
         Methods::Get => &["GET"],
         Methods::GetHead => &["GET", "HEAD"],
@@ -87,7 +87,7 @@ fn methods(row: &Row) -> &'static [&'static str] {
     }
 }
 
-fn ask(server: &Server, method: &str, target: &str, fields: &[&str]) -> Response {
+pub(super) fn ask(server: &Server, method: &str, target: &str, fields: &[&str]) -> Response {
     let mut conn = Conn::open(server.address());
     match method {
         "POST" => conn.post(target, fields, b"0000"),
@@ -97,7 +97,7 @@ fn ask(server: &Server, method: &str, target: &str, fields: &[&str]) -> Response
 }
 
 /// All of an answer but the time.
-fn seen(answer: &Response) -> (u16, Vec<(String, String)>, String) {
+pub(super) fn seen(answer: &Response) -> (u16, Vec<(String, String)>, String) {
     let fields = answer.head.fields.iter();
     let fields = fields.filter(|(name, _)| !name.eq_ignore_ascii_case("date"));
     (answer.head.status, fields.cloned().collect(), answer.text())
@@ -140,6 +140,11 @@ pub(super) fn matrix_lab() -> (Lab, Tokens, Server) {
 #[test]
 fn the_matrix_of_who_gets_what() {
     let (lab, tokens, server) = matrix_lab();
+    expect_strangers((&lab, &server), &strangers(&tokens));
+}
+
+/// The same of these, each with how he is refused.
+pub(super) fn expect_strangers((lab, server): (&Lab, &Server), strangers: &[(Vec<String>, u16)]) {
     let clones = || server.metrics().count("tarpon_clones_total", &[]);
     let before = clones();
     let others = [
@@ -151,12 +156,12 @@ fn the_matrix_of_who_gets_what() {
     ];
     let all = TABLE.iter().filter(|row| row.need == Need::Read);
     for (row, method) in all.flat_map(|row| methods(row).iter().map(move |method| (row, method))) {
-        for (credential, status) in strangers(&tokens) {
+        for (credential, status) in strangers {
             let fields: Vec<&str> = credential.iter().map(String::as_str).collect();
-            let of = |host, name| seen(&ask(&server, method, &target(row, host, name), &fields));
+            let of = |host, name| seen(&ask(server, method, &target(row, host, name), &fields));
             let there = of("test", "small");
             let what = format!("{method} {:?} {credential:?}", row.endpoint);
-            assert_eq!(there.0, status, "{what}: {there:?}");
+            assert_eq!(there.0, *status, "{what}: {there:?}");
             for (host, name) in others {
                 assert_eq!(of(host, name), there, "{what} {host}/{name}");
             }

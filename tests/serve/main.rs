@@ -27,6 +27,7 @@ mod lifecycle;
 mod listeners;
 mod mirrors;
 mod names;
+mod oidc;
 mod open_files;
 mod parts;
 mod permission;

@@ -100,7 +100,12 @@ const CONDITIONS: [&str; 4] = [
 const NAMES: [&str; 4] = ["test/NAME", "test/NAME.git", "TEST/NAME", "test/x/NAME"];
 
 /// Nobody who may not read sees a difference between what there is and what there is not, or a byte of it.
-fn expect_refusals(server: &Server, commit: &str, strangers: &[Option<String>], name: &str) {
+pub(super) fn expect_refusals(
+    server: &Server,
+    commit: &str,
+    strangers: &[Option<String>],
+    name: &str,
+) {
     for asked in Asked::all(commit) {
         for stranger in strangers {
             let what = format!("{} {:?} {stranger:?}", asked.method, asked.row.endpoint);

@@ -1,6 +1,7 @@
 //! What the documents tell to type, typed: certificates, files, who asks. A word that is wrong there is found here.
 
 use super::support::git;
+use super::support::issuer::{Issuer, Signer};
 use super::support::lab::Lab;
 use super::support::server::Server;
 use super::support::tokens::{self, Token};
@@ -8,6 +9,8 @@ use super::{new_lab, small_lab};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use tarpon::config::{IssuerRule, issuer_rule};
 
 const TARPON: &str = env!("CARGO_BIN_EXE_tarpon");
 
@@ -265,4 +268,76 @@ fn the_file_and_the_unit_of_the_documents_are_sound() {
     let broken = file.replace("no_default_upstreams", "no_default_upstream");
     fs::write(reader.home.join("tarpon.toml"), broken).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(reader.shell(&check, &[]).status.code(), Some(1));
+}
+
+/// The rules of `--oidc` that a page has.
+fn issuer_rules(page: &str) -> Vec<IssuerRule> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(path).unwrap();
+    let quoted = text.split(['`', '\'']);
+    let rules = quoted.filter(|part| part.starts_with("https://") && part.contains(';'));
+    rules.map(|rule| issuer_rule(rule).unwrap()).collect()
+}
+
+/// What a job types, and a name of its system.
+fn lines_of_jobs(page: &str) -> [(&'static str, String); 4] {
+    let gitlab = block(page, "yaml", "id_tokens");
+    let mut lines = gitlab.lines().map(str::trim);
+    let gitlab = lines.find_map(|line| line.strip_prefix("- ")).unwrap();
+    let buildkite = block(page, "sh", "buildkite-agent");
+    [
+        ("github", block(page, "sh", "ACTIONS_ID_TOKEN_REQUEST_URL")),
+        ("buildkite", buildkite.replace("$(build", "$(bin/build")),
+        ("gitlab", gitlab.to_owned()),
+        ("git", block(page, "sh", "credential.helper")),
+    ]
+}
+
+/// The rules of the page about jobs are rules, and its lines have a job read by the token that it is given.
+#[test]
+fn a_job_shows_its_token_as_the_document_has_it() {
+    let page = "docs/ci.md";
+    let reader = Reader::new(small_lab());
+    let signer = Arc::new(Signer::rsa("k"));
+    let issuer = Issuer::new(&reader.home, "issuer", &signer);
+    let ca = issuer.ca.display().to_string();
+    let access = ["--no-default-upstreams", "--access", "test=token"];
+    let mut settings = reader.lab.settings().with(&access);
+    settings = settings.with(&["--oidc-ca", &ca]);
+    let mut claims = issuer.claims_but(&serde_json::json!({"aud": "https://SERVER"}));
+    let rules = issuer_rules(page);
+    assert_eq!(rules.len(), 6, "{rules:?}");
+    for rule in &rules {
+        let (name, value) = &rule.claims[0];
+        claims[name.as_str()] = serde_json::json!(value);
+        let oidc = format!("{};{};{name}={value}", issuer.url, rule.audience);
+        settings = settings.with(&["--oidc", &oidc]);
+    }
+    let server = settings.start();
+    let token = signer.token(&claims);
+    issuer.gives(signer, claims);
+    fs::create_dir(reader.home.join("bin")).unwrap();
+    let asked = "oidc request-token --audience https://SERVER --claim organization_id";
+    let agent = format!("#!/bin/sh\n[ \"$*\" = \"{asked}\" ] && echo {token}\n");
+    fs::write(reader.home.join("bin/buildkite-agent"), agent).unwrap();
+    reader.types("chmod +x bin/buildkite-agent", &[], &[]);
+    let place = format!("http://{}", server.address());
+    let option = format!("--server {place}");
+    let below = format!("{place}/git/test/small");
+    let url = format!("{}/token?api-version=2.0", issuer.url);
+    for (name, block) in lines_of_jobs(page) {
+        let here = [
+            ("--server https://SERVER", &*option),
+            ("https://SERVER/git/git.example.org/team/app", &*below),
+            ("https://git.example.org/team/app", "test/small"),
+            (" app", &*format!(" {name}")),
+        ];
+        let given = match name {
+            "gitlab" | "git" => ("TARPON_TOKEN", &*token),
+            _ => ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "x"),
+        };
+        let there = ("ACTIONS_ID_TOKEN_REQUEST_URL", &*url);
+        reader.types(&block, &here, &[given, there, ("CURL_CA_BUNDLE", &*ca)]);
+        reader.expect_clone(name);
+    }
 }

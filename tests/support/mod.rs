@@ -17,6 +17,7 @@ pub mod client;
 pub mod compare;
 pub mod front;
 pub mod git;
+pub mod issuer;
 pub mod lab;
 pub mod metrics;
 pub mod parity;

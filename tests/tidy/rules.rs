@@ -523,6 +523,7 @@ fn options(text: &str) -> impl Iterator<Item = &str> {
         "cargo bench",
         "cargo install",
         "perf/",
+        "buildkite-agent",
     ];
     let ours = text
         .lines()

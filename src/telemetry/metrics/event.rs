@@ -59,6 +59,10 @@ pub enum Event {
     Annex(AnnexResult),
     /// An upstream was asked who may read.
     Question(QuestionResult),
+    /// A token of a CI system was shown.
+    CiToken(CiToken),
+    /// An issuer of such was asked for its keys.
+    KeyFetch(KeyFetchResult),
     /// A host has asked for fewer requests.
     UpstreamPause,
     /// There was no place for work, nor one in the queue.
@@ -118,6 +122,8 @@ impl Event {
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Annex(result) => (Id::AnnexFetches, result as usize),
             Self::Question(result) => (Id::Questions, result as usize),
+            Self::CiToken(result) => (Id::CiTokens, result as usize),
+            Self::KeyFetch(result) => (Id::KeyFetches, result as usize),
             Self::Maintenance(result) => (Id::Maintenance, result as usize),
             Self::Eviction(what) => (Id::Evictions, what as usize),
             Self::EvictedBytes => (Id::EvictedBytes, 0),

@@ -19,7 +19,7 @@ const fn gauge(id: Id, name: &'static str, help: &'static str) -> Family {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 62] = [
+pub(crate) const FAMILIES: [Family; 64] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -290,6 +290,22 @@ pub(crate) const FAMILIES: [Family; 62] = [
         label: "result",
         values: QuestionResult::NAMES,
         help: "Times that an upstream was asked who may read, where its own permission decides: yes, no, or neither (nothing).",
+    },
+    Family {
+        id: Id::CiTokens,
+        name: "tarpon_ci_tokens_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: CiToken::NAMES,
+        help: "Tokens of CI systems (--oidc) that were shown: proven before (known) or now (proven), refused, or by a key that their issuer has not told (unsaid).",
+    },
+    Family {
+        id: Id::KeyFetches,
+        name: "tarpon_ci_key_fetches_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: KeyFetchResult::NAMES,
+        help: "Times that an issuer of --oidc was asked for its keys: it gave them (done), or those of before go on (failed).",
     },
     Family {
         id: Id::UpstreamPauses,

@@ -38,6 +38,8 @@ pub(super) enum Id {
     Fetches,
     AnnexFetches,
     Questions,
+    CiTokens,
+    KeyFetches,
     UpstreamPauses,
     WorkRunning,
     WorkWaiting,

@@ -302,6 +302,30 @@ label! {
 }
 
 label! {
+    /// What became of a token of a CI system.
+    CiToken {
+        /// It was proven before.
+        Known = "known",
+        /// Its signature was checked, and is its issuer's.
+        Proven = "proven",
+        /// It is not believed, or not enough.
+        Refused = "refused",
+        /// Its issuer has not said by which keys it signs.
+        Unsaid = "unsaid",
+    }
+}
+
+label! {
+    /// What came of a fetch of an issuer's keys.
+    KeyFetchResult {
+        /// They are known.
+        Done = "done",
+        /// They are not; those of before go on.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What came of a step of a mirror's upkeep that had something to do.
     MaintenanceResult {
         /// Packs were joined.
