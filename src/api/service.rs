@@ -83,7 +83,8 @@ impl Core {
         };
         let Some(known) = known else {
             let message = format!(
-                "{} is not one of this server's upstreams; start it with --upstream {}",
+                "{} is not one of this server's upstreams; a repository is named HOST/PATH, and who runs the server adds a \
+                 host with --upstream {}",
                 repo.host, repo.host
             );
             return self.refuse_repository(head, repo, 403, &message, out);

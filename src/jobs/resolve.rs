@@ -275,7 +275,7 @@ pub(super) fn absent(repo: &Repo, named: &Named) -> StartError {
     let message = match (named.commit(), named.name()) {
         (Some(id), _) => format!(
             "{NO_SUCH_NAME}commit {id} is not in the mirror of {name}, and its upstream does not give it out by its id; push it \
-             to a branch, or name the ref that leads to it, too (ref=refs/…)"
+             to a branch, or name the ref that leads to it, too (ref=refs/…, --ref refs/… of a restore)"
         ),
         (None, Some(asked)) if asked.starts_with(b"refs/") => {
             format!("{NO_SUCH_NAME}the upstream of {name} has no ref {asked}")

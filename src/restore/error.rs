@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::summary::size;
 use crate::config::GivenUrl;
 
 /// Why nothing was restored.
@@ -44,7 +45,7 @@ pub enum RestoreError {
     Unseen { directory: PathBuf, why: String },
     /// What was there before, and is to be built upon.
     #[error(
-        "{} is not updated: its {} is damaged: {what}; --overwrite restores it whole (--discard-local as well where it cannot be read)",
+        "{} is not updated: its {} is damaged: {what}; --overwrite --discard-local restores it whole, and what only it has goes",
         .directory.display(), .path.display()
     )]
     Damaged {
@@ -175,10 +176,14 @@ pub(super) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) ->
 
 fn over_limit(limit_bytes: u64, is_given: bool) -> String {
     match is_given {
-        true => format!("more is to be written than --size-limit allows, {limit_bytes} bytes"),
+        true => format!(
+            "more is to be written than --size-limit allows, {}",
+            size(limit_bytes)
+        ),
         false => format!(
-            "more is to be written than the {limit_bytes} bytes that leave enough of the file system free; \
-             --free-floor or --size-limit allows more"
+            "more is to be written than the {} that may be written there (--free-floor says how much of the file system \
+             stays free); make room, or name a directory of another file system",
+            size(limit_bytes)
         ),
     }
 }

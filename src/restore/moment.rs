@@ -150,6 +150,7 @@ fn ask_once(
     let request = request(kind);
     let request = Request::post(&target, &fields, &request);
     let answer = conn.ask(&request, link.wait)?;
+    link.progress.answered_too();
     if answer.status != 200 {
         return Err(conn.refused(&answer).into());
     }

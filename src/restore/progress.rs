@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::fitted::{columns, fitted};
 use super::said::Said;
-use super::summary::{CheckedOut, Failure, Phases, SOURCE_SNAPSHOT, Summary, size};
+use super::summary::{CheckedOut, Phases, SOURCE_SNAPSHOT, Summary, size};
 use super::waited::{self, Waited};
 use crate::io::say::line;
 
@@ -142,6 +142,13 @@ impl Progress {
         *self.waits_lock() = None;
         self.first_byte_us
             .store(micros(self.start.elapsed()), Relaxed);
+    }
+
+    /// The same of an answer that is not always the first one.
+    pub(super) fn answered_too(&self) {
+        if !self.has_answer() {
+            self.answered();
+        }
     }
 
     /// The server says how old its snapshot is, if it does.
@@ -309,7 +316,6 @@ impl Progress {
         at.store(micros(self.start.elapsed()), Relaxed);
     }
 
-    /// How long each phase took, from the end of the one that ended before it; one that did not take place, no time.
     fn phases(&self) -> Phases {
         let ends_us = [
             &self.first_byte_us,
@@ -319,19 +325,7 @@ impl Progress {
             &self.submodules_us,
         ];
         let ends_us = ends_us.map(|end| end.load(Relaxed));
-        let took_ms = |end_us: u64| {
-            let before_us = ends_us.iter().filter(|other| **other < end_us).max();
-            (end_us - before_us.copied().unwrap_or_default().min(end_us)) as f64 / 1000.0
-        };
-        let [answer, download, make, prove, submodules] = ends_us.map(took_ms);
-        Phases {
-            answer,
-            download,
-            make,
-            prove,
-            submodules,
-            place: took_ms(micros(self.start.elapsed())),
-        }
+        Phases::of(ends_us, micros(self.start.elapsed()))
     }
 
     /// A worker decoded for so long.
@@ -379,18 +373,12 @@ impl Progress {
         }
     }
 
-    /// The counters of a restore that failed.
-    pub(super) fn failure(&self, error: &str, exit_code: u8, summary: Summary) -> Failure {
-        Failure {
-            error: line(error),
-            exit_code,
-            repository: summary.repository,
-            directory: summary.directory,
-            bytes: self.received_bytes.load(Relaxed),
-            entries: self.entries.load(Relaxed),
-            resumes: summary.resumes,
-            first_byte_ms: summary.first_byte_ms,
-            total_ms: summary.total_ms,
+    /// The same once all is done, what was removed behind it included.
+    pub(super) fn ended(&self, summary: Summary) -> Summary {
+        Summary {
+            phases_ms: self.phases(),
+            total_ms: micros(self.start.elapsed()) as f64 / 1000.0,
+            ..summary
         }
     }
 
@@ -400,8 +388,8 @@ impl Progress {
         let what = match (times_s.1, self.has_answer(), self.signs.load(Relaxed)) {
             (0, _, _) => "connecting to the server",
             (_, false, _) => "waiting for the server's first byte",
-            (_, true, 0) => "the server has answered; waiting for the archive's first byte",
-            _ => "the server says that it is at work; waiting for the archive's first byte",
+            (_, true, 0) => "the server has answered; waiting for what it sends",
+            _ => "the server says that it is at work; waiting for what it sends",
         };
         waited::line_of((self.waits_lock().as_ref(), what), times_s, in_short)
     }

@@ -43,6 +43,14 @@ impl<'a> Head<'a> {
     }
 }
 
+/// Why nothing is checked out.
+pub(super) const EMPTY: &str = "the repository is empty: nothing is checked out";
+
+/// The same where HEAD leads to what is not there.
+pub(super) fn leads_nowhere(head: &str) -> String {
+    format!("HEAD leads to {head}, which does not exist: nothing is checked out")
+}
+
 /// A ref's full name and its id, as they stand in the archive.
 type Line<'a> = (&'a BStr, &'a [u8]);
 
@@ -372,6 +380,21 @@ impl<'a> Refs<'a> {
         files
     }
 
+    fn is_empty(&self) -> bool {
+        match &self.list {
+            List::Read(refs) => refs.is_empty(),
+            List::Moment(moment) => moment.refs().len() == 0,
+        }
+    }
+
+    /// Why nothing is checked out, where that is so.
+    pub(super) fn why_nothing(&self) -> String {
+        match self.head.branch().filter(|_| !self.is_empty()) {
+            Some(branch) => leads_nowhere(&branch.to_string()),
+            None => EMPTY.into(),
+        }
+    }
+
     /// Writes `packed-refs`, if one is needed. It does not say what tags lead to, as nobody has
     /// looked at them; git then does when it wants to know.
     pub fn write_packed<W: Write>(
@@ -379,11 +402,7 @@ impl<'a> Refs<'a> {
         out: impl FnOnce() -> io::Result<W>,
         stop: &Stop,
     ) -> io::Result<()> {
-        let is_empty = match &self.list {
-            List::Read(refs) => refs.is_empty(),
-            List::Moment(moment) => moment.refs().len() == 0,
-        };
-        if is_empty {
+        if self.is_empty() {
             return Ok(());
         }
         let mut out = BufWriter::new(out()?);

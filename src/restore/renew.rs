@@ -201,6 +201,7 @@ impl Renewal<'_> {
             written,
             filtered,
             bundle_applied: news.bundle_applied(),
+            note: commit.is_none().then(|| refs.why_nothing()),
             is_same,
         };
         told::summary(args, link, before, &done)
@@ -456,9 +457,7 @@ impl Renewal<'_> {
         if self.args.fresh {
             self.expect_fresh()?;
         }
-        let fetched = update.fetch();
-        link.progress.answered();
-        let fetched = fetched?;
+        let fetched = update.fetch()?;
         // Its refs are those of that moment.
         if let age_s @ Some(_) = fetched.moment.age_s {
             link.progress.aged(age_s);

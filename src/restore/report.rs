@@ -70,10 +70,10 @@ pub(crate) fn conclude(
     progress: &Progress,
 ) -> u8 {
     match result {
-        Ok(summary) => match report(args, &summary) {
+        Ok(summary) => match report(args, &progress.ended(summary)) {
             Ok(()) => 0,
             Err(e) => {
-                let directory = &summary.directory;
+                let directory = args.dir.display();
                 say_line(format_args!(
                     "tarpon: {directory} is complete, but the summary cannot be written: {e}"
                 ));
@@ -103,7 +103,7 @@ fn print_json(value: &impl serde::Serialize) -> std::io::Result<()> {
 /// What `--json` says of a restore that failed.
 fn failure(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> Failure {
     let summary = progress.summary(&args.repo_url, &args.dir.to_string_lossy());
-    progress.failure(&error.to_string(), error.exit_code(), summary)
+    Failure::of(&error.to_string(), error.exit_code(), summary)
 }
 
 /// The same of a command line that nothing can be made of; `why` is clap's.
@@ -112,7 +112,7 @@ pub fn print_misuse(why: &str, exit_code: u8) {
     let why = why.strip_prefix("error: ").unwrap_or(why);
     let progress = Progress::default();
     // Whoever cannot be told has the exit code.
-    let _ = print_json(&progress.failure(why, exit_code, progress.summary(&"", "")));
+    let _ = print_json(&Failure::of(why, exit_code, progress.summary(&"", "")));
 }
 
 /// What is checked out, in short.
@@ -131,6 +131,9 @@ fn at(summary: &Summary) -> String {
 fn done(summary: &Summary) -> String {
     let (repository, directory) = (&summary.repository, &summary.directory);
     match summary.source {
+        SOURCE_UPDATE if summary.head.commit.is_none() => {
+            format!("updated {directory} from {repository}, with nothing checked out")
+        }
         SOURCE_UPDATE if summary.head.is_same => format!("{directory} is already"),
         SOURCE_UPDATE => format!("updated {directory} from {repository}"),
         SOURCE_CLONE => format!("cloned {repository} into {directory}"),
@@ -146,7 +149,11 @@ fn came(summary: &Summary) -> String {
             SOURCE_UPDATE => FILES,
             _ => ENTRIES,
         };
-        said.extend([size(bytes), counted(entries, what)]);
+        said.push(size(bytes));
+        if summary.seed_bytes > 0 {
+            said.push(format!("{} from the seed", size(summary.seed_bytes)));
+        }
+        said.push(counted(entries, what));
     }
     let in_modules = summary.submodules.map_or(0, |all| all.cleaned);
     match summary.cleaned.unwrap_or(0) + in_modules {
@@ -167,7 +174,12 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
         return print_json(summary);
     }
     if !args.quiet {
-        let age = summary.age_s.map(|age_s| format!(", as of {age_s} s ago"));
+        let asks = match summary.head.is_same && !args.fresh {
+            true => " (--fresh has it ask the upstream)",
+            false => "",
+        };
+        let age = summary.age_s;
+        let age = age.map(|age_s| format!(", as of {age_s} s ago{asks}"));
         say_line(format_args!(
             "{}{}: {}{:.2} s; its origin is {}{}",
             done(summary),

@@ -366,6 +366,11 @@ impl<'a> Seed<'a> {
         self.used_bytes.load(Relaxed)
     }
 
+    /// What comes is one archive.
+    pub(super) fn say_kept_nothing(&self) {
+        self.say("it comes as one archive, of which the seed keeps nothing");
+    }
+
     fn say_once(&self, what: &str) {
         if !self.is_said.swap(true, Relaxed) {
             self.say(&format!("the seed {} {what}", self.path.display()));

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::proven::Proven;
+use crate::io::say::line;
 
 /// What a restore is made of.
 pub(super) const SOURCE_SNAPSHOT: &str = "snapshot";
@@ -71,6 +72,30 @@ pub(super) struct Phases {
     pub submodules: f64,
     /// Until all is in its place, and dated.
     pub place: f64,
+}
+
+impl Phases {
+    /// Each took from the end of the one that ended before it; one that did not take place no time. They ended at these
+    /// microseconds, and it is `now_us`.
+    pub(super) fn of(ends_us: [u64; 5], now_us: u64) -> Phases {
+        // Of two that ended at once the later one took no time.
+        let took_ms = |number: usize, end_us: u64| {
+            let others = ends_us.iter().enumerate();
+            let before = others.filter(|(other, us)| (**us, *other) < (end_us, number));
+            let before_us = before.map(|(_, us)| *us).max().unwrap_or_default();
+            (end_us - before_us) as f64 / 1000.0
+        };
+        let [answer, download, make, prove, submodules] =
+            std::array::from_fn(|number| took_ms(number, ends_us[number]));
+        Phases {
+            answer,
+            download,
+            make,
+            prove,
+            submodules,
+            place: took_ms(ends_us.len(), now_us),
+        }
+    }
 }
 
 /// What is checked out.
@@ -157,4 +182,48 @@ pub(super) struct Failure {
     /// `None` if no server has answered.
     pub first_byte_ms: Option<f64>,
     pub total_ms: f64,
+}
+
+impl Failure {
+    /// What is known of a restore that failed, by what its summary would be.
+    pub(super) fn of(error: &str, exit_code: u8, summary: Summary) -> Failure {
+        Failure {
+            error: line(error),
+            exit_code,
+            repository: summary.repository,
+            directory: summary.directory,
+            bytes: summary.bytes.unwrap_or_default(),
+            entries: summary.entries.unwrap_or_default(),
+            resumes: summary.resumes,
+            first_byte_ms: summary.first_byte_ms,
+            total_ms: summary.total_ms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_all_of_the_time_whichever_did_not_take_place() {
+        let sum = |ends_us, now_us| {
+            let all = Phases::of(ends_us, now_us);
+            let waits = [all.answer, all.download, all.make];
+            let rest = [all.prove, all.submodules, all.place];
+            waits.iter().chain(&rest).sum::<f64>()
+        };
+        for ends_us in [
+            [0; 5],
+            [1000, 5000, 9000, 9000, 9000],
+            [1000, 5000, 9000, 0, 9000],
+            [0, 0, 7000, 7000, 0],
+            // Files were made before all had come.
+            [1000, 8000, 5000, 9000, 9500],
+        ] {
+            assert_eq!(sum(ends_us, 10_000), 10.0, "{ends_us:?}");
+        }
+        let all = Phases::of([1000, 5000, 9000, 9500, 9500], 10_000);
+        assert_eq!((all.prove, all.submodules, all.place), (0.5, 0.0, 0.5));
+    }
 }

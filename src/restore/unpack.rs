@@ -130,6 +130,9 @@ pub(super) fn unpack<'w>(
     let manifest = match came {
         Came::Parts(manifest) => manifest,
         Came::Archive(opened) => {
+            if let Some(seed) = seed {
+                seed.say_kept_nothing();
+            }
             let (download, first) = opened.start()?;
             let feed = Feed::Stream(Box::new(first));
             let at = (site, &Written::default());

@@ -20,7 +20,7 @@ use super::gitdir::{self, Restored};
 use super::link::Link;
 use super::moment::{self, Moment};
 use super::objects::Objects;
-use super::refs::Refs;
+use super::refs::{EMPTY, Refs, leads_nowhere};
 use super::run::{self, Room};
 use super::stop::Stop;
 use super::wanted::Wanted;
@@ -356,14 +356,11 @@ pub(super) fn has_commit(stop: &Stop, tree: &Path, id: &str) -> bool {
 pub(super) fn why_empty(stop: &Stop, tree: &Path) -> Result<String, RestoreError> {
     let any = run::local(stop, tree, &["for-each-ref", "--count=1"])?;
     if any.trim_ascii().is_empty() {
-        return Ok("the repository is empty: nothing is checked out".into());
+        return Ok(EMPTY.into());
     }
     let head = run::local(stop, tree, &["symbolic-ref", "--quiet", "HEAD"])?;
     let head = String::from_utf8_lossy(&head);
-    let head = head.trim();
-    Ok(format!(
-        "HEAD leads to {head}, which does not exist: nothing is checked out"
-    ))
+    Ok(leads_nowhere(head.trim()))
 }
 
 /// What a file of the repository at `git_dir` says.

@@ -266,10 +266,7 @@ fn the_size_limit_bounds_what_is_written() {
         ),
         4,
     );
-    assert!(
-        errors.contains("--size-limit allows, 8388608 bytes"),
-        "{errors}"
-    );
+    assert!(errors.contains("--size-limit allows, 8.0 MiB"), "{errors}");
     expect_nothing(&target);
     expect(
         &restore(

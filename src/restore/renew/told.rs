@@ -37,6 +37,8 @@ pub(super) struct Done {
     /// Those of them that a program of the user's would have converted.
     pub filtered: u64,
     pub bundle_applied: bool,
+    /// Why nothing is checked out.
+    pub note: Option<String>,
     /// Nothing of it is another one than before.
     pub is_same: bool,
 }
@@ -52,7 +54,8 @@ pub(super) fn summary(
     if filtered > 0 && !args.quiet {
         let files = counted(filtered, FILES);
         link.progress.say(&format!(
-            "of {files} with a filter (git-lfs) there is what the repository has"
+            "{files} with a filter are written as the repository has them: of git-lfs pointers, for which git lfs pull gets \
+             the files"
         ));
     }
     let directory = args.dir.to_string_lossy();
@@ -70,8 +73,6 @@ pub(super) fn summary(
         branch,
     };
     summary.verified = done.looked.as_ref().map(Looked::proven_of_copy);
-    if done.commit.is_none() {
-        summary.note = Some(update::why_empty(link.stop, &before.scratch.tree)?);
-    }
+    summary.note.clone_from(&done.note);
     Ok(summary)
 }
