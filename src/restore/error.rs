@@ -181,8 +181,8 @@ fn over_limit(limit_bytes: u64, is_given: bool) -> String {
             size(limit_bytes)
         ),
         false => format!(
-            "more is to be written than the {} that may be written there (--free-floor says how much of the file system \
-             stays free); make room, or name a directory of another file system",
+            "more is to be written than the {} that may be written there (--free-floor, or --size-limit, says how much that \
+             is); make room, or name a directory of another file system",
             size(limit_bytes)
         ),
     }

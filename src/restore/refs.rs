@@ -43,14 +43,6 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Why nothing is checked out.
-pub(super) const EMPTY: &str = "the repository is empty: nothing is checked out";
-
-/// The same where HEAD leads to what is not there.
-pub(super) fn leads_nowhere(head: &str) -> String {
-    format!("HEAD leads to {head}, which does not exist: nothing is checked out")
-}
-
 /// A ref's full name and its id, as they stand in the archive.
 type Line<'a> = (&'a BStr, &'a [u8]);
 
@@ -380,18 +372,11 @@ impl<'a> Refs<'a> {
         files
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         match &self.list {
             List::Read(refs) => refs.is_empty(),
             List::Moment(moment) => moment.refs().len() == 0,
-        }
-    }
-
-    /// Why nothing is checked out, where that is so.
-    pub(super) fn why_nothing(&self) -> String {
-        match self.head.branch().filter(|_| !self.is_empty()) {
-            Some(branch) => leads_nowhere(&branch.to_string()),
-            None => EMPTY.into(),
         }
     }
 

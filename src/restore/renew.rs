@@ -201,7 +201,7 @@ impl Renewal<'_> {
             written,
             filtered,
             bundle_applied: news.bundle_applied(),
-            note: commit.is_none().then(|| refs.why_nothing()),
+            note: commit.is_none().then(|| told::why_nothing(&refs)),
             is_same,
         };
         told::summary(args, link, before, &done)

@@ -13,6 +13,14 @@ pub(super) const SOURCE_CLONE: &str = "clone";
 /// The same when an existing working copy was brought to another commit.
 pub(super) const SOURCE_UPDATE: &str = "update";
 
+/// Why nothing is checked out.
+pub(super) const EMPTY: &str = "the repository is empty: nothing is checked out";
+
+/// The same where HEAD leads to what is not there.
+pub(super) fn leads_nowhere(head: &str) -> String {
+    format!("HEAD leads to {head}, which does not exist: nothing is checked out")
+}
+
 /// A size for people.
 pub(super) fn size(bytes: u64) -> String {
     let kib = bytes as f64 / 1024.0;

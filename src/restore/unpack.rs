@@ -95,9 +95,16 @@ enum Came<'a> {
 }
 
 /// What was answered; the archive where that is of more parts than are open at a time.
-fn came<'a>(opened: Opened<'a>, args: &RestoreArgs) -> Result<Came<'a>, RestoreError> {
+fn came<'a>(
+    opened: Opened<'a>,
+    (args, seed): (&RestoreArgs, Option<&Seed<'_>>),
+) -> Result<Came<'a>, RestoreError> {
+    let archive = |opened| {
+        seed.iter().for_each(|seed| seed.say_kept_nothing());
+        Came::Archive(Box::new(opened))
+    };
     if !opened.is_manifest() {
-        return Ok(Came::Archive(Box::new(opened)));
+        return Ok(archive(opened));
     }
     let (link, base, query) = opened.asked();
     let manifest = opened.manifest()?;
@@ -110,7 +117,7 @@ fn came<'a>(opened: Opened<'a>, args: &RestoreArgs) -> Result<Came<'a>, RestoreE
         is_fresh: args.fresh,
         by: By::Archive,
     };
-    opening::open(link, &asked).map(|opened| Came::Archive(Box::new(opened)))
+    opening::open(link, &asked).map(archive)
 }
 
 /// Downloads and unpacks what was answered into `tree`, which is that of `site`; gives also how its worktree is made, if it
@@ -124,15 +131,12 @@ pub(super) fn unpack<'w>(
     way: Option<Watch<'w>>,
 ) -> Result<(Archive, Option<Making<'w>>), RestoreError> {
     let (link, base, query) = opened.asked();
-    let came = came(opened, args)?;
+    let came = came(opened, (args, seed))?;
     let may_choose = matches!(came, Came::Parts(_));
     let (unpacks, mut making) = ways((args, may_choose), site, (dates, link.progress), way);
     let manifest = match came {
         Came::Parts(manifest) => manifest,
         Came::Archive(opened) => {
-            if let Some(seed) = seed {
-                seed.say_kept_nothing();
-            }
             let (download, first) = opened.start()?;
             let feed = Feed::Stream(Box::new(first));
             let at = (site, &Written::default());

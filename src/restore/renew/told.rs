@@ -7,7 +7,10 @@ use crate::config::{RestoreArgs, WorktreeWay};
 use crate::restore::error::RestoreError;
 use crate::restore::link::Link;
 use crate::restore::looked::Looked;
-use crate::restore::summary::{CheckedOut, FILES, SOURCE_UPDATE, Summary, Worktree, counted};
+use crate::restore::refs::Refs;
+use crate::restore::summary::{
+    CheckedOut, EMPTY, FILES, SOURCE_UPDATE, Summary, Worktree, counted, leads_nowhere,
+};
 use crate::restore::update;
 
 /// What was asked for and is of no use.
@@ -41,6 +44,14 @@ pub(super) struct Done {
     pub note: Option<String>,
     /// Nothing of it is another one than before.
     pub is_same: bool,
+}
+
+/// Why nothing of these refs is checked out.
+pub(super) fn why_nothing(refs: &Refs<'_>) -> String {
+    match refs.branch().filter(|_| !refs.is_empty()) {
+        Some(branch) => leads_nowhere(&format!("refs/heads/{branch}")),
+        None => EMPTY.into(),
+    }
 }
 
 /// Says what has to be said at once, and gives the rest.

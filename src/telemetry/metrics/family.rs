@@ -18,6 +18,18 @@ const fn gauge(id: Id, name: &'static str, help: &'static str) -> Family {
     }
 }
 
+/// A counter that is one series.
+const fn counter(id: Id, name: &'static str, help: &'static str) -> Family {
+    Family {
+        id,
+        name,
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help,
+    }
+}
+
 /// Every metric, in the order in which it is rendered.
 pub(crate) const FAMILIES: [Family; 64] = [
     Family {
@@ -54,30 +66,21 @@ pub(crate) const FAMILIES: [Family; 64] = [
         values: &[],
         help: "Time from the end of a request's head to the last byte of its response.",
     },
-    Family {
-        id: Id::SentBytes,
-        name: "tarpon_sent_bytes_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Bytes written to clients.",
-    },
-    Family {
-        id: Id::Connections,
-        name: "tarpon_connections_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Connections accepted.",
-    },
-    Family {
-        id: Id::ConnectionsRefused,
-        name: "tarpon_connections_refused_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Connections answered with 503 because all places were in use.",
-    },
+    counter(
+        Id::SentBytes,
+        "tarpon_sent_bytes_total",
+        "Bytes written to clients.",
+    ),
+    counter(
+        Id::Connections,
+        "tarpon_connections_total",
+        "Connections accepted.",
+    ),
+    counter(
+        Id::ConnectionsRefused,
+        "tarpon_connections_refused_total",
+        "Connections answered with 503 because all places were in use.",
+    ),
     gauge(
         Id::ConnectionsOpen,
         "tarpon_connections_open",
@@ -95,14 +98,11 @@ pub(crate) const FAMILIES: [Family; 64] = [
                (gone), server stopping (shutdown), or no TLS that is understood or \
                believed (handshake).",
     },
-    Family {
-        id: Id::BodiesRefused,
-        name: "tarpon_bodies_refused_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Requests answered with 503 because the memory for request bodies and long heads was in use.",
-    },
+    counter(
+        Id::BodiesRefused,
+        "tarpon_bodies_refused_total",
+        "Requests answered with 503 because the memory for request bodies and long heads was in use.",
+    ),
     gauge(
         Id::BodyBytes,
         "tarpon_body_bytes",
@@ -123,30 +123,21 @@ pub(crate) const FAMILIES: [Family; 64] = [
                because all clients had left an uncached one, or because descriptors, memory or threads \
                had run out (abandoned), or failed.",
     },
-    Family {
-        id: Id::JobsEncoded,
-        name: "tarpon_jobs_encoded_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Runs of files whose frames builds have made.",
-    },
-    Family {
-        id: Id::JobsReused,
-        name: "tarpon_jobs_reused_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Runs of files whose frames builds have taken over from an earlier snapshot.",
-    },
-    Family {
-        id: Id::SpooledBytes,
-        name: "tarpon_spooled_bytes_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Bytes of snapshots written to the cache; linked packs are not among them.",
-    },
+    counter(
+        Id::JobsEncoded,
+        "tarpon_jobs_encoded_total",
+        "Runs of files whose frames builds have made.",
+    ),
+    counter(
+        Id::JobsReused,
+        "tarpon_jobs_reused_total",
+        "Runs of files whose frames builds have taken over from an earlier snapshot.",
+    ),
+    counter(
+        Id::SpooledBytes,
+        "tarpon_spooled_bytes_total",
+        "Bytes of snapshots written to the cache; linked packs are not among them.",
+    ),
     Family {
         id: Id::SpoolFailures,
         name: "tarpon_spool_failures_total",
@@ -212,22 +203,16 @@ pub(crate) const FAMILIES: [Family; 64] = [
         values: StoreRequest::NAMES,
         help: "Requests to the object store that it did not answer, or not as it should.",
     },
-    Family {
-        id: Id::StoreReadBytes,
-        name: "tarpon_store_read_bytes_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Bytes read from the object store.",
-    },
-    Family {
-        id: Id::StoreUploadedBytes,
-        name: "tarpon_store_uploaded_bytes_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Bytes uploaded to the object store.",
-    },
+    counter(
+        Id::StoreReadBytes,
+        "tarpon_store_read_bytes_total",
+        "Bytes read from the object store.",
+    ),
+    counter(
+        Id::StoreUploadedBytes,
+        "tarpon_store_uploaded_bytes_total",
+        "Bytes uploaded to the object store.",
+    ),
     gauge(
         Id::StoreResting,
         "tarpon_store_resting",
@@ -307,14 +292,11 @@ pub(crate) const FAMILIES: [Family; 64] = [
         values: KeyFetchResult::NAMES,
         help: "Times that an issuer of --oidc was asked for its keys: it gave them (done), or those of before go on (failed).",
     },
-    Family {
-        id: Id::UpstreamPauses,
-        name: "tarpon_upstream_pauses_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Times that a host asked for fewer requests, and comparisons by timer stopped for it.",
-    },
+    counter(
+        Id::UpstreamPauses,
+        "tarpon_upstream_pauses_total",
+        "Times that a host asked for fewer requests, and comparisons by timer stopped for it.",
+    ),
     Family {
         id: Id::WorkRunning,
         name: "tarpon_work_running",
@@ -375,30 +357,21 @@ pub(crate) const FAMILIES: [Family; 64] = [
         help: "Removed to make room: snapshots that newer ones had replaced (superseded), others \
                (snapshot), single commits that were fetched before a clone (tips), and mirrors.",
     },
-    Family {
-        id: Id::EvictedBytes,
-        name: "tarpon_evicted_bytes_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Bytes freed by that.",
-    },
-    Family {
-        id: Id::DiskFull,
-        name: "tarpon_disk_full_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Times that the disk was full, whereupon room was made for another try.",
-    },
-    Family {
-        id: Id::PacksCopied,
-        name: "tarpon_packs_copied_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Files of packs copied within their mirror because they could not be linked.",
-    },
+    counter(
+        Id::EvictedBytes,
+        "tarpon_evicted_bytes_total",
+        "Bytes freed by that.",
+    ),
+    counter(
+        Id::DiskFull,
+        "tarpon_disk_full_total",
+        "Times that the disk was full, whereupon room was made for another try.",
+    ),
+    counter(
+        Id::PacksCopied,
+        "tarpon_packs_copied_total",
+        "Files of packs copied within their mirror because they could not be linked.",
+    ),
     Family {
         id: Id::Scrubbed,
         name: "tarpon_scrub_checks_total",
@@ -408,22 +381,16 @@ pub(crate) const FAMILIES: [Family; 64] = [
         help: "Snapshots and mirrors read from the disk and checked: sound, damaged (and replaced), \
                or not readable.",
     },
-    Family {
-        id: Id::ScrubbedBytes,
-        name: "tarpon_scrub_bytes_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Bytes read from the disk to be checked.",
-    },
-    Family {
-        id: Id::LogRecordsDropped,
-        name: "tarpon_log_records_dropped_total",
-        kind: Kind::Counter,
-        label: "",
-        values: &[],
-        help: "Requests missing from the log because it could not be written fast enough.",
-    },
+    counter(
+        Id::ScrubbedBytes,
+        "tarpon_scrub_bytes_total",
+        "Bytes read from the disk to be checked.",
+    ),
+    counter(
+        Id::LogRecordsDropped,
+        "tarpon_log_records_dropped_total",
+        "Requests missing from the log because it could not be written fast enough.",
+    ),
     gauge(
         Id::CacheBytes,
         "tarpon_cache_bytes",
