@@ -173,6 +173,9 @@ impl Server {
                 5 if !is_over => self.expire(),
                 // What went wrong is tried again.
                 6 if !is_over => drop(self.adopt().await),
+                7 | 8 if !is_over && self.variant == Variant::DropsWhatIsReached => {
+                    drop(self.adopt().await);
+                }
                 _ => {
                     // What went wrong is tried again.
                     let is_done = self.publish().await.unwrap_or(false);
@@ -292,7 +295,11 @@ impl Server {
         for _ in 0..5 {
             pause().await;
         }
-        let meanwhile = self.cloud.borrow_mut().rng.below(3);
+        // It is seen where something is fetched meanwhile.
+        let meanwhile = match self.variant {
+            Variant::DropsWhatIsReached => 0,
+            _ => self.cloud.borrow_mut().rng.below(3),
+        };
         match meanwhile {
             0 => drop(self.compare().await),
             1 => self.expire(),
