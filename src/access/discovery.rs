@@ -54,6 +54,14 @@ pub enum FetchError {
     Keys { url: String, why: KeysError },
 }
 
+impl FetchError {
+    /// Whether it has said that it has no key that is used here.
+    pub(crate) fn has_no_keys(&self) -> bool {
+        let none = |why: &KeysError| *why == KeysError::NoneOfUse;
+        matches!(self, FetchError::Keys { why, .. } if none(why))
+    }
+}
+
 #[derive(Deserialize)]
 struct Says {
     issuer: String,

@@ -163,11 +163,16 @@ impl Issuers {
         token.is_of(&issuer.rules)?;
         let keys = issuer.keys.load();
         let lasts = Duration::from_millis(OIDC_KEYS_LAST_MS);
-        let counts = keys.asked.is_some_and(|asked| asked.elapsed() < lasts);
-        let mut known = keys.known.iter().filter(|_| counts);
+        let left = keys
+            .asked
+            .map(|asked| lasts.saturating_sub(asked.elapsed()));
+        let left_s = left.unwrap_or_default().as_secs();
+        let mut known = keys.known.iter().filter(|_| left_s > 0);
         let Some(key) = known.find(|key| key.kid == token.kid) else {
             return Ok(Checked::Unknown(IssuerAt(at)));
         };
+        // What is remembered counts for no longer than its key would now; then it is looked at again.
+        let until_unix_s = until_unix_s.min(now_unix_s.saturating_add(left_s));
         prove(token, key, (until_unix_s, secret.len())).map(Checked::Proven)
     }
 

@@ -8,8 +8,8 @@ use crate::limits::{
 
 /// Which tokens of an issuer are believed.
 ///
-/// Invariant: the issuer is an https URL of a host and a path, and there is a claim at least: anybody in the world can
-/// have a token of these issuers, for any audience.
+/// Invariant: the issuer is an https URL of a host and a path, and there is a claim at least, of an issuer that serves
+/// everybody one that says whose jobs they are: anybody in the world can have a token of it, for any audience.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuerRule {
     /// As it stands in `iss`.
@@ -22,6 +22,37 @@ pub struct IssuerRule {
 
 /// Claims that say nothing of who has a token: they were looked at already, or differ in each.
 const OF_ALL: [&str; 6] = ["iss", "aud", "exp", "nbf", "iat", "jti"];
+
+/// Issuers that serve everybody, and which of their claims say whose a job is. Others are said by everybody's jobs (that a
+/// branch is protected, which workflow of somebody's was called), or are what a job asks for (Buildkite's `sub`).
+const OF_EVERYBODY: [(&str, &[&str]); 3] = [
+    (
+        "token.actions.githubusercontent.com",
+        &[
+            "repository_owner_id",
+            "repository_owner",
+            "repository_id",
+            "repository",
+            "enterprise_id",
+            "enterprise",
+            "sub",
+        ],
+    ),
+    (
+        "gitlab.com",
+        &[
+            "namespace_id",
+            "namespace_path",
+            "project_id",
+            "project_path",
+            "sub",
+        ],
+    ),
+    (
+        "agent.buildkite.com",
+        &["organization_id", "organization_slug", "pipeline_id"],
+    ),
+];
 
 /// Reads `ISSUER;AUDIENCE;CLAIM=VALUE[;…]`.
 ///
@@ -52,6 +83,7 @@ pub fn issuer_rule(text: &str) -> Result<IssuerRule, String> {
         }
         claims.push((name.to_owned(), value.to_owned()));
     }
+    expect_owner(issuer, &claims)?;
     match claims.len() {
         0 => Err(
             "ISSUER;AUDIENCE;CLAIM=VALUE with a claim at least, such as repository_owner_id=…, namespace_id=… or \
@@ -64,6 +96,25 @@ pub fn issuer_rule(text: &str) -> Result<IssuerRule, String> {
             claims,
         }),
         _ => Err(format!("at most {OIDC_CLAIMS_REQUIRED_MAX} claims")),
+    }
+}
+
+/// Of an issuer that serves everybody a claim has to say whose the job is.
+fn expect_owner(issuer: &str, claims: &[(String, String)]) -> Result<(), String> {
+    let host = issuer.trim_start_matches("https://");
+    let host = host.split(['/', ':']).next().unwrap_or_default();
+    let public = OF_EVERYBODY.iter();
+    let mut public = public.filter(|(known, _)| host.eq_ignore_ascii_case(known));
+    let Some((_, owners)) = public.next().filter(|_| !claims.is_empty()) else {
+        return Ok(());
+    };
+    let is_owner = |(name, _): &(String, String)| owners.contains(&&**name);
+    match claims.iter().any(is_owner) {
+        true => Ok(()),
+        false => Err(format!(
+            "one of {} besides: what is required is said by the jobs of others as well",
+            owners.join(", ")
+        )),
     }
 }
 
@@ -139,7 +190,14 @@ mod tests {
 
     #[test]
     fn what_would_let_the_world_in_is_refused() {
-        assert!(issuer_rule("https://h;a;b=c").is_ok());
+        for good in [
+            "https://h;a;b=c",
+            "https://gitlab.com;a;ref_protected=true;project_id=1",
+            "https://token.actions.githubusercontent.com/e;a;enterprise_id=1",
+            "https://gitlab.com.example.org;a;ref_protected=true",
+        ] {
+            assert!(issuer_rule(good).is_ok(), "{good}");
+        }
         let long = format!("https://h;a;b={}", "c".repeat(OIDC_RULE_BYTES_MAX));
         let claims: String = (0..=OIDC_CLAIMS_REQUIRED_MAX)
             .map(|n| format!(";c{n}=v"))
@@ -153,6 +211,13 @@ mod tests {
             ("https://h;a;aud=a", "aud does not"),
             ("https://h;a;iss=https://h", "iss does not"),
             ("https://h;a;b=1;b=2", "b is named twice"),
+            ("https://gitlab.com;a;ref_protected=true", "project_id"),
+            ("https://GitLab.com:443/x;a;ref=main", "project_id"),
+            (
+                "https://token.actions.githubusercontent.com;a;job_workflow_ref=b/c/.github/workflows/d.yml@e",
+                "repository_owner_id",
+            ),
+            ("https://agent.buildkite.com;a;sub=b", "organization_id"),
             ("https://h;;b=c", "the audience"),
             ("https://h", "the audience"),
             ("http://h;a;b=c", "begin with https://"),

@@ -40,14 +40,19 @@ impl Jobs {
     pub(crate) async fn ask_issuer(self: Rc<Self>, at: IssuerAt) -> Asked {
         let keys = &self.issuer_keys;
         let (flight, duty) = keys.asking.join(&at);
-        if let Some(duty) = duty {
-            let apart = Duration::from_millis(self.issuer_apart_ms());
-            let Some(asked) = keys.is_due(at, apart) else {
-                return Asked::TooSoon;
+        let Some(duty) = duty else {
+            // What it says it may have said before somebody began to wait here.
+            return match flight.end().await {
+                Some(Asked::Now) => Asked::TooSoon,
+                ended => ended.unwrap_or(Asked::InVain),
             };
-            // Whoever began it may leave.
-            spawn_local(self.clone().ask_issuer_alone(at, asked, duty));
-        }
+        };
+        let apart = Duration::from_millis(self.issuer_apart_ms());
+        let Some(asked) = keys.is_due(at, apart) else {
+            return Asked::TooSoon;
+        };
+        // Whoever began it may leave.
+        spawn_local(self.clone().ask_issuer_alone(at, asked, duty));
         flight.end().await.unwrap_or(Asked::InVain)
     }
 
@@ -72,6 +77,10 @@ impl Jobs {
                 (KeyFetchResult::Done, Asked::Now)
             }
             Some(Err(why)) => {
+                // It has answered: what it had before is no key of its any more.
+                if why.has_no_keys() {
+                    self.issuer_keys.issuers.put_keys(at, Vec::new(), asked);
+                }
                 tracing::warn!(issuer, "no keys of the issuer of --oidc: {why}");
                 (KeyFetchResult::Failed, Asked::InVain)
             }

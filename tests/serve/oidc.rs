@@ -239,6 +239,11 @@ fn keys_are_rotated() {
     let fetched = key_fetches(&server);
     wait::until_true("it is asked again", || key_fetches(&server) > fetched + 1);
     snapshot(&server, &new).expect(200);
+    // One that has no key any more has answered.
+    farm.issuer.has_keys(Vec::new());
+    wait::until_true("no key counts", || {
+        snapshot(&server, &new).head.status == 404
+    });
 }
 
 /// Whoever makes up names of keys has their issuer asked no more often than once a minute, and nobody waits for him.

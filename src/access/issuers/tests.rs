@@ -115,6 +115,19 @@ fn what_a_key_has_proven_goes_with_it() {
     let other = Signer::new("old");
     issuers.put_keys(IssuerAt(0), Signer::keys(&[&other]), Instant::now());
     assert_eq!(judged(&issuers, &token, NOW), "Signature");
+    // What was proven is looked at again once what its issuer has said no longer counts.
+    let hour = Duration::from_secs(3600);
+    let day = Duration::from_millis(OIDC_KEYS_LAST_MS);
+    let before = Instant::now()
+        .checked_sub(day - hour)
+        .expect("up for a day");
+    issuers.put_keys(IssuerAt(0), Signer::keys(&[&old]), before);
+    let mut long = claims("");
+    long["exp"] = json!(NOW + 100_000);
+    let long = old.token(&long);
+    assert_eq!(judged(&issuers, &long, NOW), "proven");
+    assert_eq!(judged(&issuers, &long, NOW + 3000), "known");
+    assert_eq!(judged(&issuers, &long, NOW + 3700), "proven");
     // What an issuer said a day ago does not count any more.
     let day = Duration::from_millis(OIDC_KEYS_LAST_MS);
     let long_ago = Instant::now().checked_sub(day).expect("up for a day");
