@@ -18,9 +18,10 @@ use super::generation::read;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::limits::{BROUGHT_BYTES_MAX, BROUGHT_PACKS_MAX, BROUGHT_WAIT_MS, DOWNLOAD_PIECE_BYTES};
-use crate::manifest::want::AnyId;
+use crate::manifest::want::{AnyId, Want};
 use crate::mirror::{Arriving, Closure, MirrorError, has_pack, pack_of};
 use crate::repos::repo::Repo;
+use crate::store::remote::change::About;
 use crate::store::remote::head::{Head, Stored};
 use crate::store::remote::key::Place;
 use crate::store::remote::name::NameCheck;
@@ -46,12 +47,24 @@ impl Jobs {
         let Some(shared) = self.brings(repo) else {
             return;
         };
-        let brought = self.bring_now(shared, repo, reading);
-        let wait = Duration::from_millis(BROUGHT_WAIT_MS);
-        let repository = &*repo.name;
-        match tokio::time::timeout(wait, brought).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(packs)) => {
+        let (repository, wait) = (&*repo.name, Duration::from_millis(BROUGHT_WAIT_MS));
+        let bringing = shared.with_seen(&repo.name, |seen| seen.bringing.clone());
+        let came = async {
+            let alone = bringing.lock().await;
+            let came = self.bring_now(shared, repo, reading).await;
+            came.map(|came| came.map(|came| (came, alone)))
+        };
+        let put = match tokio::time::timeout(wait, came).await {
+            // What has come has its place while whoever calls this holds the lock: that is not cut off.
+            Ok(Ok(Some((came, _alone)))) => put(repo, came).await,
+            Ok(other) => other.map(|_| 0),
+            Err(_) => {
+                return tracing::debug!(repository, "not taken from the store in time");
+            }
+        };
+        match put {
+            Ok(0) => {}
+            Ok(packs) => {
                 tracing::info!(
                     repository,
                     packs,
@@ -61,10 +74,9 @@ impl Jobs {
                 self.note_due(repo);
             }
             // It is fetched.
-            Ok(Err(why)) => {
+            Err(why) => {
                 tracing::debug!(repository, "not taken from the store: {}", causes(&why));
             }
-            Err(_) => tracing::debug!(repository, "not taken from the store in time"),
         }
     }
 
@@ -95,27 +107,25 @@ impl Jobs {
         shared: &Shared,
         repo: &Repo,
         reading: Option<Reading>,
-    ) -> Result<usize, ShareError> {
+    ) -> Result<Option<Came>, ShareError> {
         let place = place_of(repo);
-        let bringing = shared.with_seen(&repo.name, |seen| seen.bringing.clone());
-        let _alone = bringing.lock().await;
         let base = match reading {
             Some(reading) => reading.await?,
             None => Some(shared.base(&repo.name, &place).await?),
         };
         let Some(base) = base.filter(|base| base.is_there() && !base.is_below()) else {
-            return Ok(0);
+            return Ok(None);
         };
         let is_due = shared.memories.due(&place).await?.is_some();
         if is_due || read(repo).await? != base.head.at() {
-            return Ok(0);
+            return Ok(None);
         }
-        let mirror = repo.mirror.clone();
-        let lacking = spawn_blocking(move || lacking(&base.head, &mirror)).await?;
+        let (mirror, about) = (repo.mirror.clone(), shared.about(&Want::default()));
+        let lacking = spawn_blocking(move || lacking(&base.head, &about, &mirror)).await?;
         let files = lacking.values().flatten();
         let bytes = files.map(|file| file.bytes).fold(0, u64::saturating_add);
         if lacking.is_empty() || lacking.len() > BROUGHT_PACKS_MAX || bytes > BROUGHT_BYTES_MAX {
-            return Ok(0);
+            return Ok(None);
         }
         let tmp = self.catalog.state.tmp_dir();
         let home = spawn_blocking(move || Arriving::begin(&tmp)).await?;
@@ -124,10 +134,8 @@ impl Jobs {
         for file in lacking.values().flatten() {
             home = self.bring_file(shared, (&place, file), home).await?;
         }
-        let (mirror, packs) = (repo.mirror.clone(), lacking.len());
-        let placed = spawn_blocking(move || home.put(&mirror, lacking.keys()));
-        placed.await?.map_err(failed)?;
-        Ok(packs)
+        let stems = lacking.into_keys().collect();
+        Ok(Some(Came { home, stems }))
     }
 
     /// Downloads a file, which has to be what its name says.
@@ -169,11 +177,29 @@ impl Jobs {
     }
 }
 
-/// The packs that a head names and a mirror lacks, by their names without an end; those alone that are whole.
-fn lacking(head: &Head, mirror: &Path) -> BTreeMap<String, Vec<Stored>> {
+/// Packs that have come.
+struct Came {
+    home: Arriving,
+    /// Their names, without an end.
+    stems: Vec<String>,
+}
+
+/// Puts them into the mirror; how many they are.
+async fn put(repo: &Repo, came: Came) -> Result<usize, ShareError> {
+    let (mirror, packs) = (repo.mirror.clone(), came.stems.len());
+    spawn_blocking(move || came.home.put(&mirror, came.stems.iter())).await??;
+    Ok(packs)
+}
+
+/// The packs of what a head shows of this kind, which the mirror lacks, by their names without an end; those alone that are
+/// whole. What servers of another kind follow is no part of this one.
+fn lacking(head: &Head, about: &About, mirror: &Path) -> BTreeMap<String, Vec<Stored>> {
+    let current = head.current(about).filter(|it| head.is_valid(it));
+    let shown: BTreeSet<_> = current.iter().flat_map(|it| &it.parts).collect();
     let broken: BTreeSet<_> = head.broken.iter().collect();
     let mut lacking: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
-    for file in head.packs.iter().filter_map(|key| head.stored(key)) {
+    let packs = head.packs.iter().filter(|key| shown.contains(key));
+    for file in packs.filter_map(|key| head.stored(key)) {
         let stem = pack_of(file.key.name()).filter(|_| !broken.contains(&file.key));
         if let Some(stem) = stem {
             let files = lacking.entry(stem.to_owned()).or_default();

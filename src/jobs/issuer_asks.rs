@@ -77,12 +77,16 @@ impl Jobs {
                 (KeyFetchResult::Done, Asked::Now)
             }
             Some(Err(why)) => {
-                // It has answered: what it had before is no key of its any more.
-                if why.has_no_keys() {
-                    self.issuer_keys.issuers.put_keys(at, Vec::new(), asked);
-                }
                 tracing::warn!(issuer, "no keys of the issuer of --oidc: {why}");
-                (KeyFetchResult::Failed, Asked::InVain)
+                // One that has none has answered: what it had before is no key of its any more.
+                let ended = match why.has_no_keys() {
+                    true => {
+                        self.issuer_keys.issuers.put_keys(at, Vec::new(), asked);
+                        Asked::Now
+                    }
+                    false => Asked::InVain,
+                };
+                (KeyFetchResult::Failed, ended)
             }
             None => (KeyFetchResult::Failed, Asked::InVain),
         };

@@ -4,8 +4,12 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
+
+use super::error::MirrorError;
+use super::journal;
 
 use crate::manifest::id::is_lower_hex;
 
@@ -50,17 +54,29 @@ impl Arriving {
         file.sync_all()
     }
 
-    /// Puts packs into a mirror. They are on the disk when this returns.
+    /// Puts packs into a mirror, as old as [`journal::oldest_left`] says. They are on the disk when this returns.
     pub(crate) fn put<'s>(
         self,
         mirror: &Path,
         stems: impl Iterator<Item = &'s String>,
+    ) -> Result<(), MirrorError> {
+        let oldest = journal::oldest_left(mirror)?;
+        let put = self.put_dated(&mirror.join("objects/pack"), stems, oldest);
+        put.map_err(|source| MirrorError::io("put packs into", mirror, source))
+    }
+
+    fn put_dated<'s>(
+        &self,
+        into: &Path,
+        stems: impl Iterator<Item = &'s String>,
+        oldest: Option<SystemTime>,
     ) -> io::Result<()> {
-        let into = mirror.join("objects/pack");
         for stem in stems {
             for name in ENDS.map(|end| format!("{stem}.{end}")) {
                 let from = self.home.path().join(&name);
                 if from.exists() {
+                    let dated = oldest.map(|oldest| File::open(&from)?.set_modified(oldest));
+                    dated.unwrap_or(Ok(()))?;
                     fs::rename(from, into.join(name))?;
                 }
             }
@@ -109,5 +125,29 @@ mod tests {
         make().put(&mirror, [&stem].into_iter()).unwrap();
         assert!(has_pack(&mirror, &stem));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// Or what expires here would be kept by a pack that is young.
+    #[test]
+    fn a_pack_is_as_old_as_what_refs_have_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = dir.path().join("mirror.git");
+        fs::create_dir_all(mirror.join("objects/pack")).unwrap();
+        journal::begin(&mirror).unwrap();
+        let left = gix::ObjectId::from_bytes_or_panic(&[1; 20]);
+        journal::add(&mirror, &[left].into(), 1_000_000).unwrap();
+        let arriving = Arriving::begin(dir.path()).unwrap();
+        let stem = format!("pack-{}", "0".repeat(40));
+        for end in ["idx", "pack"] {
+            let file = arriving.file(&format!("{stem}.{end}")).unwrap();
+            Arriving::end(&file).unwrap();
+        }
+        arriving.put(&mirror, [&stem].into_iter()).unwrap();
+        for end in ["idx", "pack"] {
+            let put = mirror.join(format!("objects/pack/{stem}.{end}"));
+            let modified = fs::metadata(put).unwrap().modified().unwrap();
+            let unix_ms = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            assert_eq!(unix_ms.as_millis(), 1_000_000, "{end}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
 
@@ -165,6 +166,13 @@ impl Journal {
 }
 
 /// Makes all of it so much older.
+/// What refs have left first. Packs of somebody else that come into a mirror are dated so: they keep nothing of what was
+/// left for longer than its own packs would. `None` where nothing was left.
+pub(super) fn oldest_left(mirror: &Path) -> Result<Option<SystemTime>, MirrorError> {
+    let oldest = read(mirror)?.and_then(|journal| journal.oldest());
+    Ok(oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)))
+}
+
 #[cfg(test)]
 pub(super) fn shift(mirror: &Path, by_ms: u64) {
     if let Some(mut journal) = read(mirror).unwrap() {

@@ -3,7 +3,8 @@
 //! An own pack goes only if each of its objects is in those of the other one, or is reached by nothing here: no ref, no
 //! tip that refs have left lately, no tip of the annex. What is reached and would go is packed anew from a list of ids;
 //! a pack that is that for the most part stays. What others have is looked at beside the mirror. Then it comes into its
-//! place, and after that the own packs leave theirs: where that is cut off both are there, and nothing is lost.
+//! place and the own packs leave theirs under the same locks, in this order: where that is cut off both are there, and
+//! nothing is lost.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, Permissions};
@@ -19,7 +20,7 @@ use tempfile::TempDir;
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
-use super::exclusive::{exclusive, exclusive_both};
+use super::exclusive::exclusive_both;
 use super::expire::{Locks, move_graphs, roots, stamp};
 use super::git::Git;
 use super::journal;
@@ -110,32 +111,43 @@ impl Others {
         self.home.path().join(format!("{stem}.{end}"))
     }
 
-    /// Has those in their place that the mirror lacks, and last. They are as old as what refs have left first, so
-    /// that they keep nothing of that for longer than the own packs would.
-    fn put(&self, mirror: &Path) -> Result<(), MirrorError> {
-        let folder = mirror.join("objects/pack");
-        let oldest = journal::read(mirror)?.and_then(|journal| journal.oldest());
-        let oldest = oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
-        let put = |stem: &String, end: &str| {
-            let from = self.file(stem, end);
-            let file = match File::open(&from) {
+    /// Has those that the mirror lacks last and as old as [`journal::oldest_left`] says: all that takes time before they have
+    /// their place.
+    fn prepare(&self, mirror: &Path) -> Result<(), MirrorError> {
+        let oldest = journal::oldest_left(mirror)?;
+        let prepare = |(stem, end): (&String, &str)| {
+            let file = match File::open(self.file(stem, end)) {
                 // It is made again where it is missing.
                 Err(e) if end == "rev" && e.kind() == io::ErrorKind::NotFound => return Ok(()),
                 file => file?,
             };
             oldest.map_or(Ok(()), |oldest| file.set_modified(oldest))?;
             file.set_permissions(Permissions::from_mode(0o444))?;
-            file.sync_all()?;
-            fs::rename(&from, folder.join(format!("{stem}.{end}")))
+            file.sync_all()
         };
-        let done = self
-            .missing
-            .iter()
-            .flat_map(|stem| ENDS.map(|end| (stem, end)))
-            .try_for_each(|(stem, end)| put(stem, end));
+        let done = self.files().try_for_each(prepare);
+        done.map_err(|source| MirrorError::io("look at packs for", mirror, source))
+    }
+
+    /// Has them in their place.
+    fn put(&self, mirror: &Path) -> io::Result<()> {
+        let folder = mirror.join("objects/pack");
+        let put = |(stem, end): (&String, &str)| {
+            let to = folder.join(format!("{stem}.{end}"));
+            match fs::rename(self.file(stem, end), to) {
+                Err(e) if end == "rev" && e.kind() == io::ErrorKind::NotFound => Ok(()),
+                put => put,
+            }
+        };
+        self.files().try_for_each(put)?;
         // The new names before the old ones go.
-        let done = done.and_then(|()| File::open(&folder)?.sync_all());
-        done.map_err(|source| MirrorError::io("put packs into", &folder, source))
+        File::open(&folder)?.sync_all()
+    }
+
+    /// The files of those that the mirror lacks, in the order in which they may appear.
+    fn files(&self) -> impl Iterator<Item = (&String, &'static str)> {
+        let missing = self.missing.iter();
+        missing.flat_map(|stem| ENDS.map(|end| (stem, end)))
     }
 }
 
@@ -185,13 +197,9 @@ impl Git {
             let since = now.checked_sub(expiry).unwrap_or(SystemTime::UNIX_EPOCH);
             (plan, made) = self.keep_reached(mirror, plan, since).await?;
         }
-        if exclusive(locks.packs).await.is_none() {
-            // Nobody is to see both for long.
-            return Ok(Replaced::Busy);
-        }
         let gone: Vec<Pack> = plan.own.into_iter().map(|own| own.pack).collect();
         let path = mirror.to_owned();
-        blocking(mirror, move || others.put(&path)).await?;
+        let others = blocking(mirror, move || others.prepare(&path).map(|()| others)).await?;
         let io = |source| MirrorError::io("remove packs of", mirror, source);
         let trash = tempfile::Builder::new()
             .prefix("tmp_old_packs_")
@@ -206,8 +214,11 @@ impl Git {
             return Ok(Replaced::Busy);
         }
         // Not on another thread: if this future were dropped, it would go on without the locks.
-        let graphs = is_lacking.then(|| move_graphs(mirror, trash.path()));
-        let moved = graphs.unwrap_or(Ok(()));
+        // Both sets are there for as long as that takes, or none of the others: what is put off leaves nothing behind.
+        let moved = others.put(mirror).and_then(|()| {
+            let graphs = is_lacking.then(|| move_graphs(mirror, trash.path()));
+            graphs.unwrap_or(Ok(()))
+        });
         let moved =
             moved.and_then(|()| move_packs(&mirror.join("objects/pack"), &gone, trash.path()));
         drop((locked, refs));

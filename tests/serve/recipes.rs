@@ -331,6 +331,10 @@ fn a_job_shows_its_token_as_the_document_has_it() {
             ("https://SERVER/git/git.example.org/team/app", &*below),
             ("https://git.example.org/team/app", "test/small"),
             (" app", &*format!(" {name}")),
+            (
+                "credential.https://SERVER.",
+                &*format!("credential.{place}."),
+            ),
         ];
         let given = match name {
             "gitlab" | "git" => ("TARPON_TOKEN", &*token),
