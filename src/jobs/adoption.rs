@@ -26,11 +26,10 @@ use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::limits::{MAINTENANCE_LIMIT_MS, STORE_STALL_MS};
-use crate::manifest::id::is_lower_hex;
 use crate::manifest::parts::part_name;
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
-use crate::mirror::{MirrorError, Others, Replaced, exclusive_soon};
+use crate::mirror::{MirrorError, Others, Replaced, exclusive_soon, pack_of};
 use crate::repos::repo::Repo;
 use crate::store::remote::change::Generation;
 use crate::store::remote::head::Snapshot;
@@ -276,9 +275,8 @@ fn packs_of(known: &Known) -> Result<Vec<Linked>, ShareError> {
     let packs = known.meta.linked.iter().filter(|file| file.whole.is_none());
     let packs = Vec::from_iter(packs.cloned());
     let is_named = |file: &&Linked| {
-        let hash = stem_of(&file.path).and_then(|stem| stem.strip_prefix("pack-"));
-        hash.is_some_and(|hash| matches!(hash.len(), 40 | 64) && is_lower_hex(hash.as_bytes()))
-            && file.path == format!("objects/pack/{}", part_name(&file.path))
+        let name = part_name(&file.path);
+        pack_of(name).is_some() && file.path == format!("objects/pack/{name}")
     };
     match packs.iter().find(|file| !is_named(file)) {
         None => Ok(packs),

@@ -14,7 +14,7 @@ use super::journal;
 use crate::manifest::id::is_lower_hex;
 
 /// The files of a pack, in the order in which they appear: nothing is a pack without its index.
-const ENDS: [&str; 3] = ["pack", "rev", "idx"];
+pub(super) const ENDS: [&str; 3] = ["pack", "rev", "idx"];
 
 /// Packs on their way into a mirror. What is not put there goes. All of this waits for the disk.
 #[derive(Debug)]

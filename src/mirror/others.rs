@@ -17,6 +17,7 @@ use gix::ObjectId;
 use gix::hash::Kind;
 use tempfile::TempDir;
 
+use super::arriving::ENDS;
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
@@ -28,9 +29,6 @@ use super::packs::{Pack, PackKind, move_packs, open_index, packs, set_age};
 use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits::ADOPTED_LACKING_MAX;
-
-/// The files of a pack, in the order in which they may appear.
-const ENDS: [&str; 3] = ["pack", "rev", "idx"];
 
 /// All packs of another server. Those that the mirror lacks lie in a directory of it until they are in their place.
 #[derive(Debug)]

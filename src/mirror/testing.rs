@@ -1,5 +1,5 @@
 //! What the tests of this module share: real repositories, a runtime, tiny servers.
-use crate::mirror::Git;
+use crate::mirror::{Git, Locks};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use tokio::sync::RwLock;
+
+/// The locks of a repository that nobody else has.
+#[derive(Default)]
+pub struct OwnLocks {
+    pub arrivals: RwLock<()>,
+    pub packs: RwLock<()>,
+    pub refs: RwLock<()>,
+}
+
+impl OwnLocks {
+    pub fn all(&self) -> Locks<'_> {
+        Locks {
+            arrivals: &self.arrivals,
+            packs: &self.packs,
+            refs: &self.refs,
+        }
+    }
+}
 
 /// Runs git as a user would, with nobody's configuration, and returns its stdout.
 pub fn git(dir: &Path, args: &[&str]) -> String {

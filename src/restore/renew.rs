@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! copy: is it one that is taken ─► lock: git's own ─┬─► kept, update: what is wanted, and its objects ─► scratch
-//!                                                    └─► entries, look: the index, and all files by their stat data
+//!                                                    └─► entries, look, own_trees: the index, all files by their stat
+//!                                                        data, and which trees the index has
 //! changes: index and tree ─► blocked: what is in the way ─► losses ─► proves: all packs, with --verify ─► staged: new
 //! files, beside ─► note ─► moves ─► written: the index ─► heads: refs
 //! ```

@@ -26,15 +26,20 @@ struct Farm {
 const SOON: &str = "store-look-ms=100,store-lease-ms=3000,store-kept-ms=60000";
 
 impl Farm {
-    /// So many that have one repository, which the first has shared.
-    fn start(count: usize) -> Farm {
+    /// One of no servers yet.
+    fn new() -> Farm {
         let lab = small_lab();
-        let mut farm = Farm {
+        Farm {
             bucket: BucketServer::start(&lab.scratch("s3")),
             upstream: Upstream::new(lab.upstreams()),
             lab,
             members: Vec::new(),
-        };
+        }
+    }
+
+    /// So many that have one repository, which the first has shared.
+    fn start(count: usize) -> Farm {
+        let mut farm = Farm::new();
         for number in 0..count {
             farm.add(&[]);
             hit(farm.server(number), "small");
@@ -268,13 +273,7 @@ fn a_lease_is_read_seldom_and_by_those_alone_who_are_asked() {
 /// Two that clone the same repository: the one whose clone comes no further has what the other has shared meanwhile.
 #[test]
 fn who_clones_takes_what_another_server_shares_meanwhile() {
-    let lab = small_lab();
-    let mut farm = Farm {
-        bucket: BucketServer::start(&lab.scratch("s3")),
-        upstream: Upstream::new(lab.upstreams()),
-        lab,
-        members: Vec::new(),
-    };
+    let mut farm = Farm::new();
     farm.add(&[]);
     farm.add(&[]);
     farm.members[1].1.set(Link::Silent);

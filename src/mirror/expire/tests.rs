@@ -1,27 +1,10 @@
 use super::*;
 use crate::mirror::Freshened;
-use crate::mirror::testing::{Scratch, git, git_with, run};
+use crate::mirror::testing::{OwnLocks, Scratch, git, git_with, run};
 use gix::hash::Kind;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-#[derive(Default)]
-struct OwnLocks {
-    arrivals: RwLock<()>,
-    packs: RwLock<()>,
-    refs: RwLock<()>,
-}
-
-impl OwnLocks {
-    fn all(&self) -> Locks<'_> {
-        Locks {
-            arrivals: &self.arrivals,
-            packs: &self.packs,
-            refs: &self.refs,
-        }
-    }
-}
 
 fn freshen(s: &Scratch) {
     let done = run(s.git.freshen(&s.mirror(), &s.url(), &RwLock::new(()))).unwrap();

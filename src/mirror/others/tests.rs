@@ -1,26 +1,8 @@
 use super::*;
 use crate::mirror::error::MirrorError;
-use crate::mirror::testing::{Scratch, git, git_with, run};
-use tokio::sync::RwLock;
+use crate::mirror::testing::{OwnLocks, Scratch, git, git_with, run};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-#[derive(Default)]
-struct OwnLocks {
-    arrivals: RwLock<()>,
-    packs: RwLock<()>,
-    refs: RwLock<()>,
-}
-
-impl OwnLocks {
-    fn all(&self) -> Locks<'_> {
-        Locks {
-            arrivals: &self.arrivals,
-            packs: &self.packs,
-            refs: &self.refs,
-        }
-    }
-}
 
 fn stems(mirror: &Path) -> BTreeSet<String> {
     let found = packs(&mirror.join("objects/pack")).unwrap();

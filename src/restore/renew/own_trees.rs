@@ -38,7 +38,7 @@ pub(super) fn believed(
         trees: said,
         open: Vec::new(),
     };
-    // Nothing is believed of what no entry leads to.
+    // What no entry leads to is never met, and nothing of that is believed.
     walk.enter(&[], 0, 0);
     for at in 0..entries.len() {
         if stop.is_set() {
