@@ -111,17 +111,10 @@ fn mirror(farm: &mut Farm<'_>, figures: &mut Figures) {
     member.end();
 }
 
-/// Asks for the archive, and waits until git is answered.
+/// Waits until git is answered; nobody asks for anything else.
 fn usable(member: &Member) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| member.get());
-        member.server.wait_logged("\"shared\":true");
-    });
-    let url = format!(
-        "http://{}/git/bench/{}",
-        member.server.address(),
-        super::farm::NAME
-    );
+    let name = super::farm::NAME;
+    let url = format!("http://{}/git/bench/{name}", member.server.address());
     let at = member.state.clone();
     wait::until_true("git is answered", || {
         git::output(&at, &["ls-remote", &url, "HEAD"])

@@ -205,6 +205,10 @@ impl Member {
                 .trim_matches('"');
             let said = format!("\"shared\",\"repository\":\"bench/{NAME}\",\"id\":\"{id}\"");
             let is_there = answer.head.status == 200 && self.server.log().contains(&said);
+            if !is_there {
+                // The log is long.
+                std::thread::sleep(Duration::from_millis(50));
+            }
             is_there.then_some(())
         });
     }

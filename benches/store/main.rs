@@ -1,7 +1,8 @@
 //! Servers over an object store, of which each request is delayed by 20 ms, with 60 MB/s for one request and 200 MB/s
 //! for all: what is to be kept, and what is measured, a line each. It ends with 1 if a bound is missed.
 //!
-//! `cargo bench --bench store -- [--quick] [REPOSITORY]`: a path, a URL, or `generate:SHAPE:SIZE`.
+//! `cargo bench --bench store -- [--quick] [--refreshes=N] [--down=SECONDS] [REPOSITORY]`: a path, a URL, or
+//! `generate:SHAPE:SIZE`.
 
 #[path = "../../tests/serve/bucket_server.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -67,6 +68,15 @@ fn main() -> ExitCode {
     let (effort, rounds, repository) = match is_full {
         true => (FULL, ROUNDS, "generate:many_small:1G"),
         false => (QUICK, 3, "generate:many_small:10M"),
+    };
+    let given_number = |name: &str| {
+        let mut values = arguments.iter().filter_map(|one| one.strip_prefix(name));
+        values.next().and_then(|value| value.parse().ok())
+    };
+    let effort = Effort {
+        refreshes: given_number("--refreshes=").map_or(effort.refreshes, |it: u64| it as u32),
+        down: given_number("--down=").map_or(effort.down, Duration::from_secs),
+        ..effort
     };
     let given = arguments.iter().find(|one| !one.starts_with('-'));
     let repository = given.map_or(repository, String::as_str);

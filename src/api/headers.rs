@@ -12,14 +12,19 @@ use crate::telemetry::metrics::Outcome;
 
 /// Whether the request's conditions hold for `archive` and one of them is its tag.
 pub(super) fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
+    names_tag(head, &archive.etag)
+}
+
+/// The same of the archive with this tag.
+pub(super) fn names_tag(head: &RequestHead<'_>, etag: &str) -> bool {
     let conditions = Conditions {
         if_match: head.if_match,
         ..Conditions::default()
     };
-    evaluate(&conditions, &archive.etag, true) == Verdict::Proceed
+    evaluate(&conditions, etag, true) == Verdict::Proceed
         && head
             .if_range
-            .is_none_or(|value| if_range_matches(value, &archive.etag))
+            .is_none_or(|value| if_range_matches(value, etag))
 }
 
 /// The headers that say what an archive is.

@@ -10,6 +10,7 @@ mod freshness;
 mod gate;
 mod git_protocol;
 mod headers;
+mod lent;
 mod line_ends;
 mod parts;
 mod pass;

@@ -16,6 +16,7 @@ use super::sought::{First, Sought};
 use super::straight::STORE;
 use crate::archive::growth::Status;
 use crate::archive::handle::ReaderHandle;
+use crate::archive::lending::Borrower;
 use crate::archive::part::PartReader;
 use crate::archive::place::{Archive, Files};
 use crate::http::net::service::{Answer, Payload};
@@ -35,6 +36,7 @@ pub(super) const NO_PART: &str = "no snapshot of this has such a part; ask for a
 /// A file of an archive that stands, about to be sent.
 struct Opened {
     handle: ReaderHandle,
+    borrower: Option<Borrower>,
     files: Arc<Files>,
     /// Which of them, and its length.
     file: (Option<u32>, u64),
@@ -201,6 +203,7 @@ impl Core {
         let (files, bytes) = opened.ok()?.ok()?;
         Some(Opened {
             handle,
+            borrower: None,
             files,
             file: (None, bytes),
         })
@@ -260,11 +263,13 @@ impl Core {
         }
         let Opened {
             handle,
+            borrower,
             files,
             file,
         } = opened;
+        let with = (self.ahead(), borrower);
         Payload::Stream {
-            source: Box::new(PartReader::new(handle, files, file, self.ahead())),
+            source: Box::new(PartReader::new(handle, files, file, with)),
             start: range.start,
             end: Some(range.end),
         }
@@ -277,7 +282,11 @@ impl Core {
         name: &str,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        let Some((archive, file)) = self.find_part(asked, name).await else {
+        let found = match self.find_part(asked, name).await {
+            None => self.lent_part(asked, name).await,
+            found => found,
+        };
+        let Some((archive, file)) = found else {
             return self.failed(asked, 404, NO_PART, out);
         };
         archive.touch();
@@ -301,6 +310,7 @@ impl Core {
         };
         let opened = Opened {
             handle,
+            borrower: archive.borrower(),
             files,
             file,
         };

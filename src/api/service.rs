@@ -78,7 +78,11 @@ impl Core {
         let known = match head.method {
             // Asking what there is must not make anything known.
             Method::Head => self.known(repo),
-            _ if matches!(route, Route::Status(_) | Route::Part { .. }) => self.known(repo),
+            _ if matches!(route, Route::Status(_)) => self.known(repo),
+            // Others may have shared it.
+            _ if matches!(route, Route::Part { .. }) && self.config.store.is_none() => {
+                self.known(repo)
+            }
             _ => self.repo(repo).map(Some),
         };
         let Some(known) = known else {

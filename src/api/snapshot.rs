@@ -76,8 +76,12 @@ impl Core {
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         self.hear_of_damage(asked).await;
+        let superseded = match self.superseded(asked) {
+            None if manifest_until.is_none() => self.lent_archive(asked).await,
+            superseded => superseded,
+        };
         if manifest_until.is_none()
-            && let Some(archive) = self.superseded(asked)
+            && let Some(archive) = superseded
             && let Ok(reader) = self.reader(&archive).await
             && let Ok(answer) = self.serve(asked, First::hit(archive, reader), out).await
         {

@@ -11,6 +11,7 @@
 //!   [`appended`] is how what lies in files already is added.
 //! - [`place`]: an archive and where its bytes are; [`open_files`]: those that are open, each once.
 //! - [`spool`]: writes the pieces of a build to its file.
+//! - [`lending`]: files that lie somewhere else, and come as they are read.
 //! - [`reader`]: reads for a socket, [`part`] one file of it, both with [`ahead`]; [`resident`] remembers what is in memory, [`prefetch`] reads in
 //!   what is not.
 
@@ -19,6 +20,7 @@ mod appended;
 pub mod fanout;
 pub mod growth;
 pub mod handle;
+pub(crate) mod lending;
 pub(crate) mod open_files;
 mod pace;
 pub(crate) mod part;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use super::ahead::{Ahead, OneFile};
 use super::growth::Status;
 use super::handle::ReaderHandle;
+use super::lending::{Borrower, poll_borrowed};
 use super::place::Files;
 use crate::extent::{Next, Source};
 
@@ -15,6 +16,8 @@ use crate::extent::{Next, Source};
 pub(crate) struct PartReader {
     handle: ReaderHandle,
     file: OneFile,
+    /// Where its files come as they are read.
+    borrower: Option<Borrower>,
 }
 
 impl PartReader {
@@ -23,20 +26,25 @@ impl PartReader {
         handle: ReaderHandle,
         files: Arc<Files>,
         of: (Option<u32>, u64),
-        ahead: Ahead,
+        (ahead, borrower): (Ahead, Option<Borrower>),
     ) -> PartReader {
         let file = OneFile::new(files, of, ahead);
-        PartReader { handle, file }
+        PartReader {
+            handle,
+            file,
+            borrower,
+        }
     }
 }
 
 impl Source for PartReader {
-    fn poll_next(&mut self, at: u64, max: u64, _: &mut Context<'_>) -> Poll<Next> {
-        Poll::Ready(match self.handle.fanout().status() {
+    fn poll_next(&mut self, at: u64, max: u64, context: &mut Context<'_>) -> Poll<Next> {
+        let next = match self.handle.fanout().status() {
             // It was found damaged: nobody gets more of it.
             Status::Failed(why) => Next::Failed(why),
             Status::Growing | Status::Complete => self.file.next(at, max),
-        })
+        };
+        poll_borrowed(&mut self.borrower, next, context)
     }
 
     fn poll_resident(&mut self, at: u64, context: &mut Context<'_>) -> Poll<io::Result<u64>> {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 
+use super::lending::{Borrower, Lending};
 use super::open_files::{OpenError, OpenFile, OpenFiles, Owner};
 use super::resident::Resident;
 use crate::archive::fanout::Fanout;
@@ -100,6 +101,8 @@ pub(crate) struct Archive {
     is_offered: AtomicBool,
     /// When another server saw that the upstream has it, which is told and never relied on; 0 for never.
     seen_unix_ms: AtomicU64,
+    /// Where its files are brought from as somebody reads them.
+    lending: Option<Arc<Lending>>,
 }
 
 /// The names of an archive's files in its directory.
@@ -170,6 +173,7 @@ impl Archive {
             is_known_by_parts: AtomicBool::new(false),
             is_offered: AtomicBool::new(false),
             seen_unix_ms: AtomicU64::new(0),
+            lending: None,
         }
     }
 
@@ -200,6 +204,7 @@ impl Archive {
             is_known_by_parts: AtomicBool::new(false),
             is_offered: AtomicBool::new(false),
             seen_unix_ms: AtomicU64::new(0),
+            lending: None,
         }
     }
 
@@ -332,6 +337,24 @@ impl Archive {
     /// Another server saw then, by its own clock, that the upstream has it.
     pub(crate) fn set_seen_elsewhere(&self, unix_ms: u64) {
         self.seen_unix_ms.store(unix_ms, Ordering::Relaxed);
+    }
+
+    /// One of which the files that were found are empty, and come as they are read.
+    pub(crate) fn lent(self, lending: Arc<Lending>) -> Archive {
+        Archive {
+            lending: Some(lending),
+            ..self
+        }
+    }
+
+    /// Somebody who reads it, if its files come as they are read.
+    pub(crate) fn borrower(&self) -> Option<Borrower> {
+        self.lending.clone().map(Borrower::new)
+    }
+
+    /// Somebody is about to read it.
+    pub(crate) fn note_borrowed(&self) {
+        drop(self.borrower());
     }
 
     /// When that was.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::ahead::Ahead;
+use super::lending::{Borrower, poll_borrowed};
 use super::place::{Archive, Files};
 use super::prefetch::FileRanges;
 use super::resident::stretch;
@@ -22,6 +23,8 @@ pub(crate) struct ArchiveReader {
     /// `None` until they are needed, if the archive had none when the reader joined.
     files: Option<Arc<Files>>,
     ahead: Ahead,
+    /// Where its files come as they are read.
+    borrower: Option<Borrower>,
 }
 
 impl ArchiveReader {
@@ -33,6 +36,7 @@ impl ArchiveReader {
         ahead: Ahead,
     ) -> ArchiveReader {
         ArchiveReader {
+            borrower: archive.borrower(),
             handle,
             archive,
             files,
@@ -101,7 +105,7 @@ impl Source for ArchiveReader {
                 if self.files.is_none() && matches!(next, Next::File { .. }) {
                     self.files = self.archive.files();
                 }
-                Poll::Ready(next)
+                poll_borrowed(&mut self.borrower, next, context)
             }
         }
     }

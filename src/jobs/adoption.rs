@@ -63,7 +63,8 @@ impl Jobs {
         let current = base.head.current(&about);
         if let Some(current) = current.filter(|current| current.id == id) {
             let had = Some(current.id.clone());
-            return shared.with_seen(&repo.name, |seen| seen.adoption.had = had);
+            shared.with_seen(&repo.name, |seen| seen.adoption.had = had);
+            return self.take_files_if_other(shared, (repo, archive), current);
         }
         let own = (id, &*hex(&archive.shown));
         let Some(current) = base.head.to_adopt(&about, own, agreed.generation) else {
@@ -237,7 +238,7 @@ impl Jobs {
     }
 
     /// Whether so many bytes more make nothing leave, but what would soon.
-    async fn has_room(&self, bytes: u64) -> bool {
+    pub(super) async fn has_room(&self, bytes: u64) -> bool {
         let marks = self.catalog.usage.marks();
         self.fill().await.is_some_and(|fill| {
             fill.in_use_bytes.saturating_add(bytes) <= fill.limit_bytes

@@ -21,21 +21,30 @@ use crate::snapshot::view::View;
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 6;
 
-/// What two servers must have in common for the one to take the other's snapshots.
+/// What two servers must have in common for the one to take the other's snapshots; and behind it which refs they follow: what is
+/// not followed is in no mirror that another one's begins with.
 pub(super) fn kind(level: i32, follow: &[String]) -> String {
     let mut parts = Parts::default();
     parts.add(&[ARCHIVE_FORMAT]);
     parts.add(&VERSION.to_le_bytes());
     parts.add(&made_with(level));
-    // What is not followed is in no mirror that another one's begins with.
+    let mut followed = Parts::default();
     follow
         .iter()
-        .for_each(|pattern| parts.add(pattern.as_bytes()));
-    let digest: [u8; 32] = parts.0.finalize().into();
-    digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .for_each(|pattern| followed.add(pattern.as_bytes()));
+    format!("{}{BETWEEN}{}", parts.short(), followed.short())
+}
+
+/// Between what snapshots are made with and which refs are followed.
+const BETWEEN: char = '-';
+
+/// Whether who makes snapshots of this kind follows the same refs as who makes those of the other.
+pub(super) fn follows_as(kind: &str, other: &str) -> bool {
+    let followed = |kind: &str| {
+        kind.split_once(BETWEEN)
+            .map(|(_, followed)| followed.to_owned())
+    };
+    followed(kind).is_some() && followed(kind) == followed(other)
 }
 
 /// A digest of parts, none of which can be taken for another.
@@ -46,6 +55,15 @@ impl Parts {
     fn add(&mut self, part: &[u8]) {
         self.0.update((part.len() as u64).to_le_bytes());
         self.0.update(part);
+    }
+
+    /// A few characters that stand for all of them.
+    fn short(self) -> String {
+        let digest: [u8; 32] = self.0.finalize().into();
+        digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

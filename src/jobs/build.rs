@@ -19,6 +19,7 @@ use super::plane::Handle;
 use super::room::Need;
 use super::semaphores::refused;
 use super::state::Jobs;
+use super::take::TakenFor;
 use super::tip::TipJob;
 use super::tips::ColdSource;
 use super::workshop::Workshop;
@@ -48,8 +49,11 @@ impl Jobs {
         part: Option<ClientPart>,
     ) {
         permit.urgency().raise(asker.cause);
-        let is_asked_for = asker.cause == Cause::Asked;
-        if let Some(permit) = self.unless_shared(permit, is_asked_for).await {
+        let by = match asker.cause {
+            Cause::Asked => TakenFor::Request,
+            _ => TakenFor::Warmth,
+        };
+        if let Some(permit) = self.unless_shared(permit, by).await {
             self.build_here(permit, asker, part).await;
         }
     }
@@ -157,6 +161,8 @@ impl Jobs {
         // pack of its own would have another one.
         let is_built_again = want.follows() && want.shape() == Shape::Full;
         match lie {
+            // What is shared another server keeps in order, and its files come here.
+            _ if want.is_default() && self.is_kept_by_others(repo) => {}
             Lie::Wasteful if is_built_again => self.compact(repo, &want),
             // Others share their frames with this one.
             Lie::Scattered if want.is_default() => self.put_in_order_later(&repo.name, published),

@@ -12,6 +12,7 @@ use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight, Waiting};
 use super::permission::{Gits, unsaid};
 use super::pinned::make_missing_reverse_indices;
+use super::planted::Made;
 use super::room::Need;
 use super::semaphores::{Semaphores, refused};
 use super::state::Jobs;
@@ -280,8 +281,8 @@ impl Jobs {
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         repo.arrived.note(0);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
-        let seed = self.seed(&repo).await;
-        let clone = async |git: &Git| self.make_mirror((&repo, &seed), git).await;
+        let planted = self.planted(&repo).await;
+        let clone = async |git: &Git| self.make_mirror((&repo, &planted), git).await;
         let mut cloned = gits.each(&clone).await;
         if let Err(e) = &cloned
             && self.is_for_room(e).await
@@ -291,7 +292,7 @@ impl Jobs {
         }
         Semaphores::note_try(&self.semaphores.clones, &repo, &cloned);
         let result = match &cloned {
-            Ok(()) => CloneResult::Complete,
+            Ok(_) => CloneResult::Complete,
             Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
             Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
             Err(_) => CloneResult::Failed,
@@ -303,16 +304,21 @@ impl Jobs {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
             return duty.done(Err(unsaid()));
         }
-        if let Err(e) = cloned {
-            return self.not_cloned(&repo, &e, duty).await;
-        }
+        let made = match cloned {
+            Ok(made) => made,
+            Err(e) => return self.not_cloned(&repo, &e, duty).await,
+        };
         tracing::info!(
             repository = &*repo.name,
             bytes = packs_bytes(&repo).await,
-            shared = seed.is_some(),
+            shared = planted.is_some(),
             ms = began.elapsed().as_millis() as u64,
             "cloned"
         );
+        if let Made::Shared { compared_unix_ms } = made {
+            self.keep_planted(&repo, compared_unix_ms).await;
+            return duty.done(Ok(()));
+        }
         self.say_back(&repo.name);
         self.cold.forget(&repo.name);
         repo.notes.set_clonable();

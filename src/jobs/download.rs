@@ -1,6 +1,7 @@
 //! The files of a snapshot, on their way from the store to an entry in the making, and to those who read it meanwhile.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +16,7 @@ use super::shared::{ShareError, Shared};
 use super::state::Jobs;
 use crate::archive::fanout::Fanout;
 use crate::archive::growth::Abandoned;
+use crate::archive::lending::Lending;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::{Archive, Files as OpenedFiles, Names};
 
@@ -28,7 +30,7 @@ use crate::store::remote::key::{PartKey, Place};
 use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::plan::{Plan, Ready, Stretch};
 use crate::store::remote::publish::SystemRandom;
-use crate::store::remote::sums::Sums;
+use crate::store::remote::sums::{Pieces, Sums, pieces_of};
 use crate::store::staging::Staging;
 
 /// What a head says of a snapshot, and its metadata.
@@ -67,6 +69,11 @@ pub(super) struct Made {
 pub(super) struct Unkept(Option<Staging>);
 
 impl Unkept {
+    /// It goes with this.
+    pub(super) fn new(staging: Staging) -> Unkept {
+        Unkept(Some(staging))
+    }
+
     /// Who takes it keeps it.
     pub(super) fn take(mut self) -> Option<Staging> {
         self.0.take()
@@ -169,17 +176,19 @@ impl Files {
 }
 
 impl Files {
-    /// Downloads those linked files for which there is a place, by their paths; tells of each stretch how long it is.
+    /// Downloads those files for which there is a place, by their paths; tells of each stretch how long it is.
     pub(super) async fn download(
         mut self,
         shared: &Shared,
         places: &HashMap<String, PathBuf>,
         (stall, came): (Duration, impl Fn(u64)),
     ) -> Result<(), ShareError> {
-        let linked = self.meta.linked.iter().enumerate();
-        let wanted = linked.filter_map(|(number, linked)| {
-            let place = places.get(&linked.path)?.clone();
-            Some((number, place, linked.bytes))
+        let linked = self.meta.linked.iter();
+        let linked = linked.map(|linked| (&linked.path, linked.bytes));
+        let all = linked.chain([(&self.meta.spool, self.meta.spool_bytes())]);
+        let wanted = all.enumerate().filter_map(|(number, (path, bytes))| {
+            let place = places.get(path)?.clone();
+            Some((number, place, bytes))
         });
         let wanted = Vec::from_iter(wanted);
         let made = spawn_blocking(move || {
@@ -214,6 +223,73 @@ impl Files {
     }
 }
 
+/// Files that are made here, still empty, of which comes what is asked for.
+pub(super) struct Bringing {
+    pub(super) lending: Arc<Lending>,
+    archive: Arc<Archive>,
+    parts: Vec<Arc<Part>>,
+    files: Vec<Arc<Incoming>>,
+    pieces: Vec<Arc<Pieces>>,
+    _staging: Unkept,
+}
+
+impl Files {
+    /// Has them brought as they are read. May wait for the disk.
+    pub(super) fn lend(
+        self,
+        repository: Arc<str>,
+        known: &Known,
+        mut staging: Staging,
+    ) -> Result<Bringing, ShareError> {
+        let Files { meta, parts, .. } = self;
+        let pieces = pieces_of(&meta, &known.sums)?.into_iter().map(Arc::new);
+        let pieces = Vec::from_iter(pieces);
+        let paths = meta.linked.iter().map(|linked| &linked.path);
+        let paths = paths.chain([&meta.spool]).zip(&pieces);
+        let files = paths.map(|(path, pieces)| {
+            let place = staging.own(path)?;
+            Ok(Arc::new(Incoming::make(place, pieces.bytes)?))
+        });
+        let files = files.collect::<Result<Vec<_>, ShareError>>()?;
+        let lengths = pieces.iter().map(|of| (of.bytes, of.piece_bytes()));
+        let lending = Arc::new(Lending::new(lengths));
+        let archive = Archive::found(repository, staging.dir().to_owned(), meta);
+        archive.set_seen_elsewhere(known.snapshot.compared_unix_ms.max(1));
+        Ok(Bringing {
+            archive: Arc::new(archive.lent(lending.clone())),
+            lending,
+            parts,
+            files,
+            pieces,
+            _staging: Unkept(Some(staging)),
+        })
+    }
+}
+
+impl Bringing {
+    /// What is read of it.
+    pub(super) fn archive(&self) -> Arc<Archive> {
+        self.archive.clone()
+    }
+
+    /// Begins to fetch bytes of a file.
+    pub(super) fn fetch(
+        &self,
+        running: &mut JoinSet<Fetched>,
+        by: (Guarded, Arc<Semaphore>),
+        (file, range): (usize, Range<u64>),
+    ) {
+        let stretch = Stretch::new(file, range, self.pieces[file].clone());
+        let of = (self.parts[file].clone(), stretch, self.files[file].clone());
+        fetch_in_turn(running, by, of);
+    }
+
+    /// Nothing more of it comes.
+    pub(super) fn fail(&self, why: &str) {
+        self.lending.fail(why);
+    }
+}
+
 fn fetch_in_turn(
     running: &mut JoinSet<Fetched>,
     (objects, turns): (Guarded, Arc<Semaphore>),
@@ -237,7 +313,7 @@ impl Drop for FailOnDrop {
 }
 
 /// A stretch that was asked for, and what became of it.
-type Fetched = (Stretch, Result<(), ShareError>);
+pub(super) type Fetched = (Stretch, Result<(), ShareError>);
 
 /// A snapshot on its way.
 pub(super) struct Download {
@@ -249,6 +325,8 @@ pub(super) struct Download {
     again: VecDeque<Stretch>,
     /// How many found no room.
     refused: usize,
+    /// Whether a mirror waits for its packs.
+    is_for_mirror: bool,
     ends: FailOnDrop,
 }
 
@@ -263,7 +341,18 @@ impl Download {
             running: JoinSet::new(),
             again: VecDeque::new(),
             refused: 0,
+            is_for_mirror: false,
         }
+    }
+
+    /// A mirror waits for its packs: they come first, unless somebody reads it.
+    pub(super) fn set_for_mirror(&mut self) {
+        self.is_for_mirror = true;
+    }
+
+    /// Whether its packs are all there.
+    pub(super) fn has_packs(&self) -> bool {
+        self.made.plan.has_packs()
     }
 
     /// What is served of it.
@@ -320,9 +409,14 @@ impl Download {
 
     /// Asks for so many stretches at once.
     fn ask(&mut self) {
+        let are_packs_first = self.is_for_mirror && self.made.archive.fanout.readers() == 0;
         while self.running.len() < DOWNLOADS_AT_ONCE {
-            let next = self.again.pop_front();
-            let Some(stretch) = next.or_else(|| self.made.plan.next_stretch()) else {
+            let plan = &mut self.made.plan;
+            let next = self.again.pop_front().or_else(|| match are_packs_first {
+                true => plan.next_stretch_of_packs(),
+                false => plan.next_stretch(),
+            });
+            let Some(stretch) = next else {
                 return;
             };
             let file = self.made.files[stretch.file].clone();

@@ -13,6 +13,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
+use super::taking::Taking;
 use crate::archive::place::Archive;
 use crate::limits::{REMOTE_TRIES_MAX, STORE_BEGIN_WAIT_MS, STORE_FIRST_WAIT_MS};
 use crate::manifest::meta::Meta;
@@ -22,7 +23,7 @@ use crate::manifest::want::Want;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::store::remote::broken::mark_broken;
 use crate::store::remote::change::Generation;
-use crate::store::remote::head::Snapshot;
+use crate::store::remote::head::{Head, Snapshot};
 use crate::store::remote::key::{
     META, OUTLINE, PartKey, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
 };
@@ -43,6 +44,11 @@ pub(super) struct Import {
 }
 
 impl Import {
+    /// A mirror waits for its packs.
+    pub(super) fn set_for_mirror(&mut self) {
+        self.download.set_for_mirror();
+    }
+
     /// What is served of it.
     pub(super) fn archive(&self) -> Arc<Archive> {
         self.download.archive()
@@ -156,11 +162,12 @@ impl Jobs {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         import: Import,
+        taking: Option<&Taking>,
     ) -> Option<(Arc<Archive>, RefsEpoch)> {
         let shared = self.shared.as_ref()?;
         let (archive, epoch, began) = (import.archive(), import.epoch, import.began);
         let (snapshot, at) = (import.known.snapshot.clone(), import.known.head.at());
-        match self.finish_import_now(shared, repo, import).await {
+        match self.finish_import_now(shared, (repo, import), taking).await {
             Ok(()) if self.has_expired_since(shared, repo, (&snapshot, at)).await => {
                 tracing::info!(
                     repository = &*repo.name,
@@ -192,10 +199,14 @@ impl Jobs {
     async fn finish_import_now(
         self: &Rc<Self>,
         shared: &Shared,
-        repo: &Arc<Repo>,
-        import: Import,
+        (repo, import): (&Arc<Repo>, Import),
+        taking: Option<&Taking>,
     ) -> Result<(), ShareError> {
         let (mut download, known) = (import.download, import.known);
+        if let Some(taking) = taking {
+            download.run_until(self, repo, Download::has_packs).await?;
+            taking.has_packs(download.archive());
+        }
         let pieces = download.run_until(self, repo, |_| false);
         let (pieces, aside) = tokio::join!(pieces, aside(shared, &import.place, &known));
         pieces?;
@@ -306,6 +317,15 @@ pub(super) async fn known(
     let Some(snapshot) = current.filter(|it| head.is_valid(it)).cloned() else {
         return Ok(None);
     };
+    read_known(shared, place, (head, snapshot)).await.map(Some)
+}
+
+/// The same of one of its snapshots.
+pub(super) async fn read_known(
+    shared: &Shared,
+    place: &Place,
+    (head, snapshot): (Head, Snapshot),
+) -> Result<Known, ShareError> {
     let part = |kind: &'static str| {
         let mut parts = snapshot.parts.iter();
         let part = parts.find(|key| key.name().starts_with(kind));
@@ -334,11 +354,11 @@ pub(super) async fn known(
             meta_bytes,
         })
     });
-    Ok(Some(decoded.await??))
+    decoded.await?
 }
 
 /// The files beside the metadata. What clients are told must be of this snapshot.
-async fn aside(
+pub(super) async fn aside(
     shared: &Shared,
     place: &Place,
     known: &Known,

@@ -132,9 +132,38 @@ pub(super) struct Adoption {
     pub(super) is_running: bool,
     /// Not before.
     pub(super) again: Option<Instant>,
+    /// Somebody takes over files, or has tried in vain and does not until then.
+    pub(super) files: FilesTaken,
+}
+
+/// How the files of a snapshot take the place of those of the same archive here.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) enum FilesTaken {
+    #[default]
+    Idle,
+    Running,
+    PutOff(Instant),
 }
 
 impl Adoption {
+    /// Whether files are to be taken over now; if so that has begun.
+    pub(super) fn begin_files(&mut self) -> bool {
+        let begins = match self.files {
+            FilesTaken::Idle => true,
+            FilesTaken::Running => false,
+            FilesTaken::PutOff(until) => until <= Instant::now(),
+        };
+        if begins {
+            self.files = FilesTaken::Running;
+        }
+        begins
+    }
+
+    /// It has ended; in vain if it is put off until then.
+    pub(super) fn end_files(&mut self, put_off: Option<Instant>) {
+        self.files = put_off.map_or(FilesTaken::Idle, FilesTaken::PutOff);
+    }
+
     /// Whether that of an archive is to begin; if so it has.
     pub(super) fn begin(&mut self, id: &str) -> bool {
         let is_it = |other: &Option<String>| other.as_deref() == Some(id);

@@ -13,11 +13,13 @@ use super::askers::Askers;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::issuer_keys::IssuerKeys;
+use super::lent::Lent;
 use super::plane::{self, Handle, Queue};
 use super::question_turns::Questions;
 use super::room::Room;
 use super::semaphores::Semaphores;
 use super::shared::Shared;
+use super::taking::Takings;
 use super::tips::Colds;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
@@ -76,6 +78,10 @@ pub(crate) struct Jobs {
     /// First clones, and checks of mirrors that are there; so that each repository is cloned or
     /// checked by one of those who need it.
     pub(super) cloning: Flights<Arc<str>, Result<(), StartError>>,
+    /// Snapshots that are looked for in the store and taken from there.
+    pub(super) takings: Takings,
+    /// What others have shared, for who has begun with it there.
+    pub(super) lent: Lent,
     /// Mirrors that are being configured after their check.
     pub(super) setting_up: Flights<Arc<str>, ()>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
@@ -215,6 +221,8 @@ impl Jobs {
             stop,
             taken_over: watch::Sender::new(false),
             cloning: Flights::default(),
+            takings: Takings::default(),
+            lent: Lent::default(),
             setting_up: Flights::default(),
             freshening: Flights::default(),
             hooked: std::cell::RefCell::default(),

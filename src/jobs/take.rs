@@ -11,45 +11,71 @@ use super::build::unwanted;
 use super::import::Import;
 use super::shared::place_of;
 use super::state::Jobs;
+use super::taking::Taking;
 use crate::manifest::want::Want;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::store::remote::key::RandomId;
 use crate::telemetry::metrics::Cause;
 
+/// For whom a snapshot is taken from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakenFor {
+    /// Who asks for it.
+    Request,
+    /// Who may ask for it, by what was used lately.
+    Warmth,
+    /// A mirror, which is made of its packs.
+    Mirror,
+}
+
 impl Jobs {
-    /// Serves what another server has shared, if it has, as it comes; else the permit is given back.
-    pub(super) async fn unless_shared(
+    /// Serves what another server has shared, if it has, as it comes; else the permit is given back. Who waits for packs of what
+    /// is taken sees that from here on.
+    pub(super) fn unless_shared(
         self: &Rc<Self>,
         permit: Permit,
-        is_asked_for: bool,
-    ) -> Option<Permit> {
-        let repo = permit.repo().clone();
-        let begun = tokio::select! {
-            biased;
-            begun = self.begin_import(&repo, permit.want()) => begun,
-            () = unwanted(&permit), if is_asked_for => return None,
-        };
-        let Some(import) = begun else {
-            return Some(permit);
-        };
-        self.serve_shared((&repo, permit), import, is_asked_for)
-            .await;
-        None
+        by: TakenFor,
+    ) -> impl Future<Output = Option<Permit>> + use<> {
+        let (jobs, repo) = (self.clone(), permit.repo().clone());
+        let is_plain = permit.want().is_default();
+        let taking = is_plain.then(|| jobs.takings.begin(&repo.name)).flatten();
+        let is_asked_for = by == TakenFor::Request;
+        async move {
+            let begun = tokio::select! {
+                biased;
+                begun = jobs.begin_import(&repo, permit.want()) => begun,
+                () = unwanted(&permit), if is_asked_for => return None,
+            };
+            let Some(mut import) = begun else {
+                return Some(permit);
+            };
+            if by == TakenFor::Mirror {
+                import.set_for_mirror();
+            }
+            jobs.serve_shared((&repo, permit), (import, taking), is_asked_for)
+                .await;
+            None
+        }
     }
 
     /// Serves what was begun to be taken.
     async fn serve_shared(
         self: &Rc<Self>,
         (repo, permit): (&Arc<Repo>, Permit),
-        import: Import,
+        (import, taking): (Import, Option<Taking>),
         is_asked_for: bool,
     ) {
         permit.started(Ok(import.archive()));
-        if let Some((archive, epoch)) = self.finish_import(repo, import).await {
+        let taken = self.finish_import(repo, import, taking.as_ref());
+        if let Some((archive, epoch)) = taken.await {
             self.publish(repo, archive, epoch).await;
             // What another server has seen says nothing of what there is now.
             self.plan(repo, None);
+            if repo.is_mirrored() {
+                // The mirror was made of its packs before it was whole, and has moved on.
+                self.rebuild(repo, Cause::Timer);
+            }
             // What nobody has asked for waits for its turn: a server that starts with much takes no mirrors.
             if is_asked_for || repo.asked.is_in_use() {
                 spawn_local(self.clone().look_soon(repo.clone()));
@@ -71,7 +97,7 @@ impl Jobs {
             Made::Shared(import) => {
                 let repo = permit.repo().clone();
                 let is_asked_for = asker.cause == Cause::Asked;
-                self.serve_shared((&repo, permit), *import, is_asked_for)
+                self.serve_shared((&repo, permit), (*import, None), is_asked_for)
                     .await;
             }
         }

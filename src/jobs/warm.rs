@@ -15,6 +15,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::asker::Asker;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
+use super::take::TakenFor;
 use super::warmth::Warming;
 use crate::http::wire::route::RepoRef;
 use crate::limits::{STORE_FIRST_WAIT_MS, WARMED_AT_ONCE};
@@ -211,7 +212,7 @@ impl Jobs {
             // Somebody has asked for it.
             return Ok(());
         };
-        match self.unless_shared(permit, false).await {
+        match self.unless_shared(permit, TakenFor::Warmth).await {
             // Whoever has asked for it meanwhile waits for it.
             Some(permit) if !permit.end_unless_wanted() => {
                 self.clone()

@@ -85,6 +85,21 @@ pub const OFFERED_LOOK_MS: u64 = 20;
 pub const SUM_PIECE_BYTES: u64 = 256 << 10;
 /// So many such checksums are remembered of files that were uploaded: 8 MB.
 pub const SUMS_KEPT_MAX: usize = 1 << 20;
+/// So many snapshots of the store are lent at once to those who have begun with them at other servers,
+pub const LENT_MAX: usize = 16;
+/// each for so long after its last reader,
+pub const LENT_KEPT_MS: u64 = 60_000;
+/// and as far ahead of each reader, more and more as long as he goes on:
+pub const LENT_AHEAD_BYTES_MIN: u64 = 1 << 20;
+/// no more than this.
+pub const LENT_AHEAD_BYTES_MAX: u64 = 32 << 20;
+/// Whether nobody reads is looked at so often.
+pub const LENT_TIDY_MS: u64 = 1_000;
+/// What may be lent a head says that was read so long ago at most,
+pub const LENT_LOOK_MS: u64 = 10_000;
+/// and so many are remembered.
+pub const LENT_HEADS_MAX: usize = 64;
+
 /// Most bytes that one request downloads,
 pub const DOWNLOAD_PIECE_BYTES: u64 = 4 << 20;
 /// so many at once for one snapshot,
@@ -114,6 +129,9 @@ pub const STORE_FAILURES_MIN: u32 = 5;
 pub const STORE_REST_MS: u64 = 2_000;
 /// The longest such time.
 pub const STORE_REST_MAX_MS: u64 = 60_000;
+
+/// So many branches HEAD may be one of, where a mirror is made of what is shared and its upstream does not answer.
+pub const SHARED_HEADS_TRIED_MAX: usize = 64;
 
 /// What others have fetched is taken from the store if it is no more than so many packs,
 pub const BROUGHT_PACKS_MAX: usize = 16;

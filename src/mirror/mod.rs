@@ -82,7 +82,7 @@ pub(crate) use others::{Others, Replaced};
 pub(crate) use packs::has_many;
 pub use quiet::Step;
 pub use repack::Joined;
-pub(crate) use seeded::Seed;
+pub(crate) use seeded::{AreShared, Seed};
 pub(crate) use speaks::Voice;
 pub use tip::{Seen, TipOf};
 pub use upload::Upload;

@@ -1,16 +1,25 @@
-//! A mirror that begins with what another server has shared: from its upstream comes only what is new.
+//! A mirror that begins with what another server has shared: from its upstream comes only what is new, or nothing where that
+//! does not answer.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use gix::ObjectId;
+use gix::bstr::ByteSlice;
 use gix::hash::Kind;
 use tokio::sync::RwLock;
 
+use crate::limits::SHARED_HEADS_TRIED_MAX;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::Git;
-use crate::mirror::upstream::Staging;
+use crate::mirror::upstream::{Staging, Word};
+use crate::refs::{self, Follow, Head, MirrorRefs};
+
+/// Whether refs, with their HEAD, are those that were shared.
+pub(crate) type AreShared = Arc<dyn Fn(&MirrorRefs) -> bool + Send + Sync>;
 
 /// What a mirror can begin with: all that its refs lead to is in its packs.
 #[derive(Debug, Clone)]
@@ -21,22 +30,32 @@ pub(crate) struct Seed {
     pub packs: Vec<String>,
     /// The refs, as `packed-refs` has them.
     pub refs: Vec<u8>,
-    /// The object format.
-    format: Kind,
+    /// What HEAD leads to, or some ref where that is not known.
+    commit: ObjectId,
 }
 
 impl Seed {
     /// That of a commit, which is all that is known of its refs; all that it leads to is in these packs.
-    pub(crate) fn of_commit(home: PathBuf, packs: Vec<String>, commit: &str) -> Seed {
+    pub(crate) fn of_commit(home: PathBuf, packs: Vec<String>, commit: ObjectId) -> Seed {
         Seed {
             home,
             packs,
             refs: format!("{commit} refs/heads/shared\n").into_bytes(),
-            format: match commit.len() {
-                40 => Kind::Sha1,
-                _ => Kind::Sha256,
-            },
+            commit,
         }
+    }
+
+    /// That of refs, as `packed-refs` has them; all that they lead to is in these packs. `None` if there are none.
+    pub(crate) fn of_refs(home: PathBuf, packs: Vec<String>, refs: Vec<u8>) -> Option<Seed> {
+        let mut lines = refs.lines().filter(|line| !line.starts_with(b"#"));
+        let (id, _) = lines.next()?.split_once_str(" ")?;
+        let commit = ObjectId::from_hex(id).ok()?;
+        Some(Seed {
+            home,
+            packs,
+            refs,
+            commit,
+        })
     }
 
     /// Makes a bare repository of it.
@@ -48,7 +67,7 @@ impl Seed {
             let dir = repo.join(dir);
             made(&dir, std::fs::create_dir_all(&dir))?;
         }
-        let config = match self.format {
+        let config = match self.commit.kind() {
             Kind::Sha1 => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n".to_owned(),
             other => format!(
                 "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = {other}\n"
@@ -69,6 +88,29 @@ impl Seed {
             made(&path, std::fs::hard_link(self.home.join(pack), &path))?;
         }
         Ok(())
+    }
+
+    /// Writes which HEAD was shared; `false` if none of those that it may be was.
+    fn set_head(
+        &self,
+        repo: &Path,
+        are_shared: &dyn Fn(&MirrorRefs) -> bool,
+    ) -> Result<bool, MirrorError> {
+        let mut found = refs::read(repo, &Follow::default())?;
+        for head in heads_at(self.commit, &found) {
+            found.head = head;
+            if are_shared(&found) {
+                let text = match &found.head {
+                    Head::Symbolic(name) => format!("ref: {name}\n"),
+                    Head::Detached(id) => format!("{id}\n"),
+                };
+                let path = repo.join("HEAD");
+                let written = std::fs::write(&path, text);
+                written.map_err(|source| MirrorError::io("write", &path, source))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -104,8 +146,52 @@ impl Git {
         self.set_up_clone(repo, url).await?;
         self.freshen(repo, url, &RwLock::new(())).await?;
         // It has no journal: what its refs do not lead to, and others have left in its packs, is looked for.
-        self.put_in_place((repo, url), dest, began).await
+        self.put_in_place((repo, url), dest, (began, Word::Own))
+            .await
     }
+
+    /// The same as others have had it `compared`, without a word of the upstream; `false` if which branch HEAD names cannot be
+    /// told, for that is not shared.
+    ///
+    /// # Errors
+    /// Every [`MirrorError`] but those of an upstream.
+    pub(crate) async fn plant_mirror(
+        &self,
+        (url, dest, staging_dir): (&str, &Path, &Path),
+        (seed, are_shared): (&Seed, AreShared),
+        compared: SystemTime,
+    ) -> Result<bool, MirrorError> {
+        let staging = Staging::new(staging_dir, self.removals.clone())?;
+        let repo = staging.path.join("repo.git");
+        let (path, seed) = (repo.clone(), seed.clone());
+        let result = async {
+            let planted = blocking(&repo, move || {
+                seed.plant(&path)?;
+                seed.set_head(&path, &*are_shared)
+            });
+            if !planted.await? {
+                return Ok(false);
+            }
+            self.set_up_clone(&repo, url).await?;
+            self.put_in_place((&repo, url), dest, (compared, Word::Others))
+                .await?;
+            Ok(true)
+        };
+        let result = result.await;
+        staging.remove().await?;
+        result
+    }
+}
+
+/// What HEAD may be where it leads to this commit; first what it is most often.
+fn heads_at(commit: ObjectId, refs: &MirrorRefs) -> Vec<Head> {
+    let branches = refs.refs.iter().filter(|one| one.target == commit);
+    let names = branches.map(|one| &one.name);
+    let mut names = Vec::from_iter(names.filter(|name| name.starts_with_str("refs/heads/")));
+    names.sort_by_key(|name| *name != "refs/heads/main" && *name != "refs/heads/master");
+    names.truncate(SHARED_HEADS_TRIED_MAX);
+    let heads = names.into_iter().cloned().map(Head::Symbolic);
+    heads.chain([Head::Detached(commit)]).collect()
 }
 
 #[cfg(test)]
@@ -133,10 +219,11 @@ mod tests {
         let home = s.root().join("shared.git");
         std::fs::rename(s.mirror(), &home).unwrap();
         let refs = text(&refs::read(&home, &Follow::default()).unwrap());
+        let commit = git(&home, &["rev-parse", "main"]).parse().unwrap();
         let seed = Seed {
             packs: packs(&home),
             refs,
-            format: format.parse().unwrap(),
+            commit,
             home,
         };
         s.upstream(&["update-ref", "-d", "refs/heads/gone"]);
@@ -177,8 +264,7 @@ mod tests {
     #[test]
     fn a_commit_is_enough() {
         let (s, seed) = shared("sha1");
-        let main = git(&seed.home, &["rev-parse", "main"]);
-        let seed = Seed::of_commit(seed.home, seed.packs, &main);
+        let seed = Seed::of_commit(seed.home, seed.packs, seed.commit);
         run(s
             .git
             .clone_seeded(&s.url(), &s.mirror(), &s.staging(), &seed))

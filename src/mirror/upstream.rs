@@ -39,6 +39,15 @@ pub enum Freshened {
     },
 }
 
+/// Who has compared a mirror with its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// This server.
+    Own,
+    /// Another one, which has shared it.
+    Others,
+}
+
 impl Git {
     /// Clones `url` (bare, heads, tags and followed refs) into a directory of its own in
     /// `staging_dir` and moves it to `dest` when it is whole and synced. Both must be on one
@@ -96,15 +105,16 @@ impl Git {
         }
         let path = repo.to_owned();
         blocking(repo, move || journal::begin(&path)).await?;
-        self.put_in_place((repo, url), dest, began).await
+        self.put_in_place((repo, url), dest, (began, Word::Own))
+            .await
     }
 
-    /// Has what was made of an upstream in the mirror's place, and last.
+    /// Has what was made of an upstream in the mirror's place, and last. It was like that then, by whose word it may be.
     pub(super) async fn put_in_place(
         &self,
         (repo, url): (&Path, &str),
         dest: &Path,
-        began: SystemTime,
+        (began, by): (SystemTime, Word),
     ) -> Result<(), MirrorError> {
         let (from, parent) = (
             repo.to_owned(),
@@ -115,7 +125,12 @@ impl Git {
             let io = |op, path: &Path, done: io::Result<()>| {
                 done.map_err(|source| MirrorError::io(op, path, source))
             };
-            let noted = note_upstream(&from, &noted).and_then(|()| note_origin(&from, &noted));
+            // That it can be cloned again others do not say.
+            let upstream = match by {
+                Word::Own => note_upstream(&from, &noted),
+                Word::Others => Ok(()),
+            };
+            let noted = upstream.and_then(|()| note_origin(&from, &noted));
             io("write to", &from, noted)?;
             io("sync", &from, files::sync_tree(&from))?;
             io(

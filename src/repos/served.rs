@@ -113,6 +113,17 @@ impl Snapshot {
         }
     }
 
+    /// The same archive in other files takes the place of this one, if it is that; whether it is.
+    pub(super) fn replace_files(&mut self, other: &Arc<Archive>, now: Arc<Archive>) -> bool {
+        match self {
+            Snapshot::Ready { archive, .. } if Arc::ptr_eq(archive, other) => {
+                *archive = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it is this one.
     pub(super) fn is(&self, other: &Arc<Archive>) -> bool {
         self.archive().is_some_and(|own| Arc::ptr_eq(own, other))

@@ -317,6 +317,8 @@ async fn serve<F>(
     F: Future<Output = Result<Response<Body>, HttpError>> + Send + 'static,
 {
     while let Ok((socket, _)) = listener.accept().await {
+        // As servers have it: else what is small waits for the acknowledgement of what was before it.
+        let _ = socket.set_nodelay(true);
         let answer = service_fn(answer.clone());
         let http = hyper::server::conn::http1::Builder::new();
         tokio::spawn(http.serve_connection(TokioIo::new(socket), answer));

@@ -34,7 +34,7 @@ pub enum EntryError {
 }
 
 impl EntryError {
-    fn of(op: &'static str, path: &Path) -> impl Fn(io::Error) -> EntryError {
+    pub(crate) fn of(op: &'static str, path: &Path) -> impl Fn(io::Error) -> EntryError {
         move |source| EntryError::Io {
             op,
             path: path.to_owned(),

@@ -4,6 +4,7 @@
 //! Files are cut into pieces, each with a checksum. What the archive begins with is asked for first. Its frontier moves
 //! over pieces that were found to be right, and over no others.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use crate::manifest::meta::Meta;
 /// A file of an archive, by the pieces in which it comes.
 #[derive(Debug)]
 struct Coming {
+    /// Whether it is a pack's, which a mirror has as well.
+    is_packs: bool,
     pieces: Arc<Pieces>,
     /// Whether somebody is to fetch it.
     planned: Vec<bool>,
@@ -33,6 +36,16 @@ pub struct Stretch {
 }
 
 impl Stretch {
+    /// Whole pieces of a file.
+    #[must_use]
+    pub fn new(file: usize, range: Range<u64>, pieces: Arc<Pieces>) -> Stretch {
+        Stretch {
+            file,
+            range,
+            pieces,
+        }
+    }
+
     /// Whether these are its bytes; else where the first piece begins that is something else.
     ///
     /// # Errors
@@ -66,8 +79,8 @@ pub enum Ready {
 pub struct Plan {
     layout: Layout,
     files: Vec<Coming>,
-    stretches: Vec<Stretch>,
-    next: usize,
+    /// What is to be fetched still.
+    stretches: VecDeque<Stretch>,
     /// The frontier: an extent, and how far it reaches into it.
     extent: usize,
     within: u64,
@@ -79,7 +92,10 @@ impl Plan {
     /// # Errors
     /// See [`Unchecked`].
     pub fn new(meta: &Meta, sums: &Sums) -> Result<Plan, Unchecked> {
-        let files = pieces_of(meta, sums)?.into_iter().map(|pieces| Coming {
+        let are_packs = meta.linked.iter().map(|linked| linked.whole.is_none());
+        let pieces = are_packs.chain([false]).zip(pieces_of(meta, sums)?);
+        let files = pieces.map(|(is_packs, pieces)| Coming {
+            is_packs,
             planned: vec![false; pieces.count()],
             there: vec![false; pieces.count()],
             pieces: Arc::new(pieces),
@@ -87,8 +103,7 @@ impl Plan {
         let mut plan = Plan {
             layout: meta.layout.clone(),
             files: files.collect(),
-            stretches: Vec::new(),
-            next: 0,
+            stretches: VecDeque::new(),
             extent: 0,
             within: 0,
         };
@@ -130,7 +145,7 @@ impl Plan {
             end += 1;
         }
         if end > first {
-            self.stretches.push(Stretch {
+            self.stretches.push_back(Stretch {
                 file,
                 range: start..pieces.end(end - 1),
                 pieces: pieces.clone(),
@@ -150,9 +165,23 @@ impl Plan {
 
     /// What is to be fetched next.
     pub fn next_stretch(&mut self) -> Option<Stretch> {
-        let stretch = self.stretches.get(self.next)?.clone();
-        self.next += 1;
-        Some(stretch)
+        self.stretches.pop_front()
+    }
+
+    /// The same, of packs for as long as there is something of them: a mirror waits for these alone.
+    pub fn next_stretch_of_packs(&mut self) -> Option<Stretch> {
+        let of_packs = |one: &Stretch| self.files[one.file].is_packs;
+        match self.stretches.iter().position(of_packs) {
+            Some(at) => self.stretches.remove(at),
+            None => self.next_stretch(),
+        }
+    }
+
+    /// Whether all packs are there.
+    #[must_use]
+    pub fn has_packs(&self) -> bool {
+        let mut packs = self.files.iter().filter(|file| file.is_packs);
+        packs.all(|file| file.there.iter().all(|is_there| *is_there))
     }
 
     /// It is there, and was found right.

@@ -57,6 +57,12 @@ impl Pieces {
         })
     }
 
+    /// How long each is, but the last.
+    #[must_use]
+    pub fn piece_bytes(&self) -> u64 {
+        self.piece_bytes
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -165,3 +165,21 @@ fn what_has_no_checksums_is_not_taken() {
     fields.linked[0].bytes += RAW_FRAME_BYTES;
     assert!(Plan::new(&Meta::new(fields).unwrap(), &sums).is_err());
 }
+
+#[test]
+fn packs_come_first_where_a_mirror_waits_for_them() {
+    let (meta, sums, _) = snapshot();
+    let mut plan = Plan::new(&meta, &sums).unwrap();
+    let all = stretches(&mut Plan::new(&meta, &sums).unwrap()).len();
+    let begun = plan.next_stretch().unwrap();
+    assert_ne!(begun.file, 0);
+    let mut fetched = vec![begun];
+    while !plan.has_packs() {
+        let next = plan.next_stretch_of_packs().unwrap();
+        assert_eq!(next.file, 0);
+        plan.note(&next);
+        fetched.push(next);
+    }
+    fetched.extend(std::iter::from_fn(|| plan.next_stretch_of_packs()));
+    assert_eq!(fetched.len(), all, "each once");
+}
