@@ -2,8 +2,9 @@
 //! git has put aside.
 //!
 //! A pack that holds nothing due keeps its name, which snapshots share. Of one that does, what is reached
-//! is packed anew from a list of ids, beside it; then it goes. Objects of packs that are younger than the
-//! expiry are not due: a pack that was joined of others is as old as the oldest.
+//! is packed anew from a list of ids, beside it; then it goes. What lies only in packs that are younger than the
+//! expiry is not due: a pack that was joined of others is as old as the oldest. What is due goes from every
+//! pack, however young: others may have joined it with what is new, and that pack may have come here lately.
 //!
 //! Before anything goes refs and the journal are looked at once more; what they have come to need meanwhile is
 //! packed first. Where there are many refs that takes tens of ms, and so no lock: under the locks is only seen

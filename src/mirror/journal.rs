@@ -165,7 +165,6 @@ impl Journal {
     }
 }
 
-/// Makes all of it so much older.
 /// What refs have left first. Packs of somebody else that come into a mirror are dated so: they keep nothing of what was
 /// left for longer than its own packs would. `None` where nothing was left.
 pub(super) fn oldest_left(mirror: &Path) -> Result<Option<SystemTime>, MirrorError> {
@@ -173,6 +172,7 @@ pub(super) fn oldest_left(mirror: &Path) -> Result<Option<SystemTime>, MirrorErr
     Ok(oldest.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)))
 }
 
+/// Makes all of it so much older.
 #[cfg(test)]
 pub(super) fn shift(mirror: &Path, by_ms: u64) {
     if let Some(mut journal) = read(mirror).unwrap() {

@@ -54,15 +54,52 @@ pub(super) fn loose_file(mirror: &Path, id: &ObjectId) -> PathBuf {
     mirror.join("objects").join(fan).join(rest)
 }
 
-/// A pack that something of may be due, and which of its objects are reached.
+/// A pack that something of may be due, and which of its objects stay.
 struct Candidate {
     pack: Pack,
     index: gix::odb::pack::index::File,
-    reached: Vec<bool>,
+    stays: Vec<bool>,
+}
+
+impl Candidate {
+    /// An old one, of which nothing is known to stay yet.
+    fn open(pack: Pack, hash: Kind) -> std::io::Result<Candidate> {
+        let index = open_index(&pack.index, hash)?;
+        let stays = vec![false; index.num_objects() as usize];
+        Ok(Candidate { pack, index, stays })
+    }
+
+    /// A young one, of which all stays but what is due elsewhere: in an `old` pack, or loose.
+    fn young(
+        pack: Pack,
+        hash: Kind,
+        (old, loose): (&[Candidate], &HashSet<ObjectId>),
+    ) -> std::io::Result<Candidate> {
+        let mut young = Candidate::open(pack, hash)?;
+        for at in 0..young.index.num_objects() {
+            let id = young.index.oid_at_index(at).to_owned();
+            young.stays[at as usize] = !loose.contains(&id) && !is_due_of(old, &id);
+        }
+        Ok(young)
+    }
+
+    fn is_any_due(&self) -> bool {
+        self.stays.contains(&false)
+    }
+}
+
+/// Whether an object lies in a pack of these and does not stay there.
+fn is_due_of(old: &[Candidate], id: &ObjectId) -> bool {
+    let is_due = |old: &Candidate| {
+        let at = old.index.lookup(id);
+        at.is_some_and(|at| !old.stays[at as usize])
+    };
+    old.iter().any(is_due)
 }
 
 impl Due {
-    /// Compares packs and loose objects that are old enough with the list of all that is `reached`.
+    /// Compares packs and loose objects that are old enough with the list of all that is `reached`. What is not is due, and it
+    /// goes from wherever it lies: a pack that has come lately may hold it once more.
     pub(super) fn find(
         mirror: &Path,
         reached: File,
@@ -71,24 +108,13 @@ impl Due {
     ) -> Result<Due, MirrorError> {
         let hash = format_of(&config::read(mirror)?);
         let io = |source| MirrorError::io("look for what is due in", mirror, source);
-        let old = packs_of(mirror)?.into_iter();
-        let old = old.filter(|pack| pack.modified < since);
-        let candidate = |pack: Pack| {
-            let index = open_index(&pack.index, hash)?;
-            let reached = vec![false; index.num_objects() as usize];
-            Ok(Candidate {
-                pack,
-                index,
-                reached,
-            })
-        };
-        let mut packs = old
-            .map(candidate)
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(io)?;
-        let loose = loose_ids(&mirror.join("objects")).map_err(io)?.into_iter();
-        let loose = loose.filter(|id| is_older(&loose_file(mirror, id), since));
-        let mut loose: HashSet<ObjectId> = loose.collect();
+        let is_old = |pack: &Pack| pack.modified < since;
+        let (old, young) = packs_of(mirror)?.into_iter().partition::<Vec<_>, _>(is_old);
+        let old = old.into_iter().map(|pack| Candidate::open(pack, hash));
+        let mut packs = old.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
+        let all_loose = loose_ids(&mirror.join("objects")).map_err(io)?.into_iter();
+        let (mut loose, young_loose) =
+            all_loose.partition::<HashSet<_>, _>(|id| is_older(&loose_file(mirror, id), since));
         for line in BufReader::new(reached).lines() {
             let line = line.map_err(io)?;
             let id = ObjectId::from_hex(line.as_bytes());
@@ -96,11 +122,17 @@ impl Due {
             loose.remove(&id);
             for candidate in &mut packs {
                 if let Some(at) = candidate.index.lookup(id) {
-                    candidate.reached[at as usize] = true;
+                    candidate.stays[at as usize] = true;
                 }
             }
         }
-        packs.retain(|candidate| candidate.reached.contains(&false));
+        packs.retain(Candidate::is_any_due);
+        let is_any_due = !packs.is_empty() || !loose.is_empty();
+        let young = young.into_iter().filter(|_| is_any_due);
+        let young = young.map(|pack| Candidate::young(pack, hash, (&packs, &loose)));
+        let young = young.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
+        loose.extend(young_loose.into_iter().filter(|id| is_due_of(&packs, id)));
+        packs.extend(young.into_iter().filter(Candidate::is_any_due));
         let (kept, packs) = packs.into_iter().partition::<Vec<_>, _>(|candidate| {
             candidate.pack.kind == PackKind::Kept && keep_files == KeepFiles::Count
         });
@@ -117,15 +149,15 @@ impl Due {
     ) -> std::io::Result<Due> {
         let mut out = BufWriter::new(tempfile::tempfile_in(mirror)?);
         let (mut stays_count, mut count) = (0, loose.len() as u64);
-        for Candidate { index, reached, .. } in &packs {
+        for Candidate { index, stays, .. } in &packs {
             // As they lie there, so that the new pack keeps neighbours together.
-            let stays = (0..index.num_objects()).filter(|at| reached[*at as usize]);
-            let mut order: Vec<_> = stays
+            let staying = (0..index.num_objects()).filter(|at| stays[*at as usize]);
+            let mut order: Vec<_> = staying
                 .map(|at| (index.pack_offset_at_index(at), at))
                 .collect();
             order.sort_unstable();
             stays_count += order.len() as u64;
-            count += (reached.len() - order.len()) as u64;
+            count += (stays.len() - order.len()) as u64;
             for (_, at) in order {
                 writeln!(out, "{}", index.oid_at_index(at))?;
             }
@@ -208,8 +240,8 @@ fn rename_if_there(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 /// Nobody else can know why it is kept.
-fn say_kept(mirror: &Path, Candidate { pack, reached, .. }: &Candidate) {
-    let objects = reached.iter().filter(|reached| !**reached).count();
+fn say_kept(mirror: &Path, Candidate { pack, stays, .. }: &Candidate) {
+    let objects = stays.iter().filter(|stays| !**stays).count();
     tracing::warn!(
         objects,
         "{} of {} holds objects that no ref has led to for long, and stays for it has a .keep file; remove \

@@ -124,6 +124,52 @@ fn of_a_pack_that_holds_something_due_the_rest_stays() {
     }
 }
 
+/// Another server joins what was left with what is new, and that pack comes here: young, with what expires here.
+#[test]
+fn what_is_due_goes_from_young_packs_too() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, blob) = with_secret(&s);
+    age(&mirror, DAY + HOUR);
+    let main = s.commit("main", "two");
+    let late = s.commit("late", "left lately");
+    freshen(&s);
+    s.upstream(&["update-ref", "-d", "refs/heads/late"]);
+    freshen(&s);
+    let nobodys = git_with(
+        &mirror,
+        &["hash-object", "-w", "--stdin"],
+        b"nobody's, and young",
+    );
+    let all = [&secret, &blob, &main, &late, &nobodys].map(|id| format!("{id}\n"));
+    let into = mirror.join("objects/pack/pack");
+    let pack = ["pack-objects", "-q", into.to_str().unwrap()];
+    let joined = format!(
+        "pack-{}.pack",
+        git_with(&mirror, &pack, all.concat().as_bytes())
+    );
+    git(&mirror, &["prune-packed"]);
+    // The same blob, loose and as young.
+    let elsewhere = s.root().join("elsewhere.git");
+    git(s.root(), &["init", "-q", "--bare", "elsewhere.git"]);
+    let write = ["hash-object", "-w", "--stdin"];
+    assert_eq!(git_with(&elsewhere, &write, b"a secret"), blob);
+    let id = ObjectId::from_hex(blob.as_bytes()).unwrap();
+    let loose = loose_file(&mirror, &id);
+    std::fs::create_dir_all(loose.parent().unwrap()).unwrap();
+    std::fs::copy(loose_file(&elsewhere, &id), &loose).unwrap();
+    assert!(names(&mirror).contains(&joined) && has(&mirror, &secret));
+    assert!(matches!(expire(&s, &locks), Expired::Objects(_)));
+    assert!(!names(&mirror).contains(&joined));
+    assert!(!has(&mirror, &secret) && !has(&mirror, &blob) && !loose.exists());
+    for id in [&main, &late, &nobodys] {
+        assert!(has(&mirror, id));
+    }
+    assert_eq!(expire(&s, &locks), Expired::Nothing);
+    is_sound(&s);
+}
+
 /// Loose or in a pack of git's for such objects, as somebody's `git gc` leaves it.
 #[test]
 fn what_was_put_aside_is_gone_and_what_a_ref_moves_back_to_stays() {
