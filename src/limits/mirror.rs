@@ -107,6 +107,9 @@ const _: () = assert!(JOURNAL_TIPS_MAX as u64 * 100 <= JOURNAL_BYTES_MAX);
 const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_JOINED);
 
 const _: () = assert!(MAINTENANCE_LIMIT_MS <= MAINTENANCE_LIMIT_MAX_MS);
+/// How long a pack without an index, or the other way round, has to be there at the start to be a leftover: git moves one
+/// after the other.
+pub const HALF_LASTS_MS: u64 = 200;
 /// What of a `.keep` file is read.
 pub const KEEP_BYTES_MAX: u64 = 4096;
 /// How far ahead of now something counts as left before, where nothing that refs have left may stay: dates of files

@@ -5,10 +5,11 @@ use super::files::entries;
 use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::limits::KEEP_BYTES_MAX;
+use crate::limits::{HALF_LASTS_MS, KEEP_BYTES_MAX};
 
-/// Removes what a killed process left in a mirror: lock files, half-written and replaced
+/// Removes what a killed process left in a mirror: lock files, half-written, half-moved and replaced
 /// packs. Only for the start of the server, before anything works in the mirror. Synchronous.
 ///
 /// # Errors
@@ -32,14 +33,37 @@ pub(crate) fn recover(mirror: &Path) -> io::Result<()> {
     found.extend(with_prefix(&annex, TMP)?);
     found.extend(with_prefix(&annex.join("objects/pack"), "tmp_")?);
     found.extend(with_prefix(&annex.join("objects/pack"), ".tmp-")?);
-    found.extend(without_index(&annex.join("objects/pack"))?);
+    found.extend(lasting_halves([mirror, &annex])?);
     remove_all(&found)
 }
 
-/// Files of packs whose index was not moved there any more: git does not see them.
-fn without_index(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// What is a half for longer than whoever runs git in the mirror needs from one file of a pack to the next.
+fn lasting_halves(repositories: [&Path; 2]) -> io::Result<Vec<PathBuf>> {
+    let look = || {
+        let folders = repositories.map(|repository| repository.join("objects/pack"));
+        let found = folders.iter().map(|folder| halves(folder));
+        Ok::<_, io::Error>(found.collect::<io::Result<Vec<_>>>()?.concat())
+    };
+    let mut lasting = look()?;
+    if !lasting.is_empty() {
+        std::thread::sleep(Duration::from_millis(HALF_LASTS_MS));
+        let again = look()?;
+        lasting.retain(|half| again.contains(half));
+    }
+    Ok(lasting)
+}
+
+/// Files of packs that are not whole: where a process is killed while packs come into their place or leave it, the pack is
+/// there without its index, and after a power cut the index can be there without its pack. git does not see them, so
+/// nobody has relied on them. What somebody keeps stays as it is.
+fn halves(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = with_prefix(folder, "pack-")?;
-    files.retain(|path| !path.with_extension("idx").exists());
+    files.retain(|path| {
+        let has = |end: &str| path.with_extension(end).exists();
+        let keep = path.with_extension("keep");
+        let is_kept = keep.exists() && !is_left(&keep);
+        !is_kept && !(has("pack") && has("idx"))
+    });
     Ok(files)
 }
 

@@ -117,8 +117,27 @@ fn upkeep_can_be_killed_at_any_moment() {
         let temporary = temporary.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let temporary: Vec<_> = temporary.filter(|name| name.starts_with("tmp_")).collect();
         assert!(temporary.is_empty(), "{context}: {temporary:?}");
+        let halves = halves(&mirror);
+        assert!(halves.is_empty(), "{context}: {halves:?}");
     }
     assert!(unfinished >= ROUNDS / 4, "killed too late: {unfinished}");
+}
+
+/// Files of packs that have no pack or no index.
+fn halves(mirror: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(mirror.join("objects/pack")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let mut paths: Vec<_> = paths.collect();
+    paths.retain(|path| {
+        let is_of_one = path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("pack-");
+        let has = |end: &str| path.with_extension(end).exists();
+        is_of_one && !(has("pack") && has("idx"))
+    });
+    paths
 }
 
 fn repos_failed(server: &super::Server) -> u64 {

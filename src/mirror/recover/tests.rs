@@ -67,3 +67,38 @@ fn leftovers_of_a_killed_process_are_removed() {
     s.assert_equal();
     recover(Path::new("/nonexistent/mirror")).unwrap();
 }
+
+/// Killed while packs come into their place, or leave it; those that are whole, and what somebody keeps, stay.
+#[test]
+fn halves_of_packs_are_removed() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let folder = s.mirror().join("objects/pack");
+    let names = || {
+        let files = std::fs::read_dir(&folder).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let whole = names();
+    let of = |digit: &str, ends: &[&str]| {
+        for end in ends {
+            let name = format!("pack-{}.{end}", digit.repeat(40));
+            std::fs::write(folder.join(name), "half").unwrap();
+        }
+    };
+    of("1", &["pack"]);
+    of("2", &["pack", "rev", "bitmap"]);
+    of("3", &["idx", "rev"]);
+    of("4", &["mtimes", "rev"]);
+    let kept = ["keep", "pack"];
+    of("5", &kept);
+    // A fetch that was killed meanwhile.
+    of("6", &["pack"]);
+    let keep = folder.join(format!("pack-{}.keep", "6".repeat(40)));
+    std::fs::write(keep, format!("fetch-pack {} on host\n", u32::MAX)).unwrap();
+    recover(&s.mirror()).unwrap();
+    let mut expected = whole;
+    expected.extend(kept.map(|end| format!("pack-{}.{end}", "5".repeat(40))));
+    assert_eq!(names(), expected);
+    s.assert_equal();
+}
