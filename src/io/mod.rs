@@ -19,6 +19,7 @@ pub(crate) mod sched;
 pub(crate) mod shortage;
 pub mod signal;
 pub mod uncached;
+pub(crate) mod unkept;
 
 /// Whether this process may use io_uring: makes a small ring and drops it.
 pub fn probe_uring() -> std::io::Result<()> {

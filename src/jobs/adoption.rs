@@ -298,9 +298,7 @@ type Begun = (Others, HashMap<String, PathBuf>, u64);
 fn begin(mirror: &Path, packs: Vec<Linked>) -> Result<Option<Begun>, ShareError> {
     let stems = packs.iter().filter_map(|file| stem_of(&file.path));
     let stems: BTreeSet<String> = stems.map(str::to_owned).collect();
-    let others = Others::begin(mirror, stems);
-    let others = others.map_err(|source| MirrorError::io("make a directory in", mirror, source))?;
-    let Some(others) = others else {
+    let Some(others) = Others::begin(mirror, stems)? else {
         return Ok(None);
     };
     let (mut places, mut bytes) = (HashMap::new(), 0u64);

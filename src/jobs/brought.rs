@@ -6,6 +6,7 @@
 //! is to expire: what has expired would come back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::limits::{BROUGHT_BYTES_MAX, BROUGHT_PACKS_MAX, BROUGHT_WAIT_MS, DOWNLOAD_PIECE_BYTES};
 use crate::manifest::want::{AnyId, Want};
-use crate::mirror::{Arriving, Closure, MirrorError, has_pack, pack_of};
+use crate::mirror::{Arriving, Closure, Indexed, MirrorError, missing_of, pack_of};
 use crate::repos::repo::Repo;
 use crate::store::remote::change::About;
 use crate::store::remote::head::{Head, Stored};
@@ -56,7 +57,11 @@ impl Jobs {
         };
         let put = match tokio::time::timeout(wait, came).await {
             // What has come has its place while whoever calls this holds the lock: that is not cut off.
-            Ok(Ok(Some((came, _alone)))) => put(repo, came).await,
+            Ok(Ok(Some((came, _alone)))) => {
+                let packs = came.count();
+                let put = came.put(&repo.mirror).await;
+                put.map(|()| packs).map_err(ShareError::from)
+            }
             Ok(other) => other.map(|_| 0),
             Err(_) => {
                 return tracing::debug!(repository, "not taken from the store in time");
@@ -107,7 +112,7 @@ impl Jobs {
         shared: &Shared,
         repo: &Repo,
         reading: Option<Reading>,
-    ) -> Result<Option<Came>, ShareError> {
+    ) -> Result<Option<Indexed>, ShareError> {
         let place = place_of(repo);
         let base = match reading {
             Some(reading) => reading.await?,
@@ -121,7 +126,7 @@ impl Jobs {
             return Ok(None);
         }
         let (mirror, about) = (repo.mirror.clone(), shared.about(&Want::default()));
-        let lacking = spawn_blocking(move || lacking(&base.head, &about, &mirror)).await?;
+        let lacking = spawn_blocking(move || lacking(&base.head, &about, &mirror)).await??;
         let files = lacking.values().flatten();
         let bytes = files.map(|file| file.bytes).fold(0, u64::saturating_add);
         if lacking.is_empty() || lacking.len() > BROUGHT_PACKS_MAX || bytes > BROUGHT_BYTES_MAX {
@@ -135,7 +140,7 @@ impl Jobs {
             home = self.bring_file(shared, (&place, file), home).await?;
         }
         let stems = lacking.into_keys().collect();
-        Ok(Some(Came { home, stems }))
+        Ok(Some(self.git.index(&repo.mirror, home, stems).await?))
     }
 
     /// Downloads a file, which has to be what its name says.
@@ -148,7 +153,8 @@ impl Jobs {
         let (name, key) = (file.key.name().to_owned(), place.part(&file.key));
         let failed = |source| MirrorError::io("write", Path::new(file.key.name()), source);
         let mut check = NameCheck::of(&name, file.bytes);
-        let begun = spawn_blocking(move || (home.file(&name), home)).await?;
+        let path = home.place_of(&name);
+        let begun = spawn_blocking(move || (File::create_new(path), home)).await?;
         let (mut out, home) = (begun.0.map_err(failed)?, begun.1);
         let mut from = 0;
         while from < file.bytes {
@@ -171,37 +177,25 @@ impl Jobs {
             let (part, how) = (file.key.clone(), how.to_owned());
             return Err(ShareError::Broken { part, how });
         }
-        let ended = spawn_blocking(move || Arriving::end(&out)).await?;
-        ended.map_err(failed)?;
         Ok(home)
     }
 }
 
-/// Packs that have come.
-struct Came {
-    home: Arriving,
-    /// Their names, without an end.
-    stems: Vec<String>,
-}
-
-/// Puts them into the mirror; how many they are.
-async fn put(repo: &Repo, came: Came) -> Result<usize, ShareError> {
-    let (mirror, packs) = (repo.mirror.clone(), came.stems.len());
-    spawn_blocking(move || came.home.put(&mirror, came.stems.iter())).await??;
-    Ok(packs)
-}
-
 /// The packs of what a head shows of this kind, which the mirror lacks, by their names without an end; those alone that are
 /// whole. What servers of another kind follow is no part of this one.
-fn lacking(head: &Head, about: &About, mirror: &Path) -> BTreeMap<String, Vec<Stored>> {
+fn lacking(
+    head: &Head,
+    about: &About,
+    mirror: &Path,
+) -> Result<BTreeMap<String, Vec<Stored>>, MirrorError> {
     let current = head.current(about).filter(|it| head.is_valid(it));
     let shown: BTreeSet<_> = current.iter().flat_map(|it| &it.parts).collect();
     let broken: BTreeSet<_> = head.broken.iter().collect();
-    let mut lacking: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
     let packs = head.packs.iter().filter(|key| shown.contains(key));
-    for file in packs.filter_map(|key| head.stored(key)) {
-        let stem = pack_of(file.key.name()).filter(|_| !broken.contains(&file.key));
-        if let Some(stem) = stem {
+    let packs: BTreeSet<_> = packs.filter(|key| !broken.contains(key)).collect();
+    let mut lacking: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
+    for file in head.parts.iter().filter(|part| packs.contains(&part.key)) {
+        if let Some(stem) = pack_of(file.key.name()) {
             let files = lacking.entry(stem.to_owned()).or_default();
             files.push(file.clone());
         }
@@ -211,7 +205,9 @@ fn lacking(head: &Head, about: &About, mirror: &Path) -> BTreeMap<String, Vec<St
             let mut names = files.iter().map(|file| file.key.name());
             names.any(|name| name.split_once('.') == Some((stem, end)))
         };
-        !has_pack(mirror, stem) && has("pack") && has("idx")
+        has("pack") && has("idx")
     });
-    lacking
+    let missing = missing_of(mirror, lacking.keys())?;
+    lacking.retain(|stem, _| missing.contains(stem));
+    Ok(lacking)
 }

@@ -19,7 +19,7 @@ use crate::archive::growth::Abandoned;
 use crate::archive::lending::Lending;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::{Archive, Files as OpenedFiles, Names};
-
+use crate::io::unkept::Unkept;
 use crate::limits::{DOWNLOADS_AT_ONCE, PIECE_RETRY_MS, REMOTE_TRIES_MAX, STORE_STALL_MS};
 use crate::manifest::meta::Meta;
 use crate::manifest::parts::part_name;
@@ -62,33 +62,7 @@ pub(super) struct Made {
     parts: Vec<Arc<Part>>,
     files: Vec<Arc<Incoming>>,
     archive: Arc<Archive>,
-    staging: Unkept,
-}
-
-/// An entry in the making that is removed beside the plane, unless it is published.
-pub(super) struct Unkept(Option<Staging>);
-
-impl Unkept {
-    /// It goes with this.
-    pub(super) fn new(staging: Staging) -> Unkept {
-        Unkept(Some(staging))
-    }
-
-    /// Who takes it keeps it.
-    pub(super) fn take(mut self) -> Option<Staging> {
-        self.0.take()
-    }
-}
-
-impl Drop for Unkept {
-    fn drop(&mut self) {
-        // Outside of the plane nobody waits for it.
-        if let Some(staging) = self.0.take()
-            && let Ok(plane) = tokio::runtime::Handle::try_current()
-        {
-            plane.spawn_blocking(move || drop(staging));
-        }
-    }
+    staging: Unkept<Staging>,
 }
 
 impl Files {
@@ -170,7 +144,7 @@ impl Files {
             parts,
             files,
             archive,
-            staging: Unkept(Some(staging)),
+            staging: Unkept::new(staging),
         })
     }
 }
@@ -230,7 +204,7 @@ pub(super) struct Bringing {
     parts: Vec<Arc<Part>>,
     files: Vec<Arc<Incoming>>,
     pieces: Vec<Arc<Pieces>>,
-    _staging: Unkept,
+    _staging: Unkept<Staging>,
 }
 
 impl Files {
@@ -261,7 +235,7 @@ impl Files {
             parts,
             files,
             pieces,
-            _staging: Unkept(Some(staging)),
+            _staging: Unkept::new(staging),
         })
     }
 }
@@ -446,7 +420,7 @@ impl Download {
     }
 
     /// All of it is there; gives the entry in the making.
-    pub(super) fn finish(self) -> Result<(Arc<Archive>, Unkept), ShareError> {
+    pub(super) fn finish(self) -> Result<(Arc<Archive>, Unkept<Staging>), ShareError> {
         if !self.made.plan.is_whole() {
             return Err(ShareError::Short);
         }

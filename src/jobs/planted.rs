@@ -10,11 +10,11 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::archive_id::shown;
 use super::asker::Asker;
-use super::download::Unkept;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use super::take::TakenFor;
 use crate::archive::place::Archive;
+use crate::io::unkept::Unkept;
 use crate::limits::{REMOTE_META_BYTES_MAX, STORE_FIRST_WAIT_MS};
 use crate::manifest::parts::part_name;
 use crate::manifest::want::Want;
@@ -39,7 +39,7 @@ pub(super) struct Planted {
     seed: Seed,
     from: From,
     /// Where its packs lie, for as long as this does.
-    _home: Unkept,
+    _home: Unkept<Staging>,
 }
 
 /// Where that comes from.
@@ -251,7 +251,10 @@ fn is_of_upstream(why: &MirrorError) -> bool {
 
 /// The packs of a snapshot, and its commit for all refs: more than that is not known of it here. They are linked: what is taken
 /// from the store gets its place meanwhile. Nothing if it has no commit. Waits for the disk.
-fn of_commit(archive: &Archive, mut home: Staging) -> Result<Option<(Seed, Unkept)>, ShareError> {
+fn of_commit(
+    archive: &Archive,
+    mut home: Staging,
+) -> Result<Option<(Seed, Unkept<Staging>)>, ShareError> {
     let commit = archive.commit.as_ref().and_then(|id| id.parse().ok());
     let (Some(commit), Some(names)) = (commit, archive.names()) else {
         return Ok(None);

@@ -9,10 +9,10 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::archive_id::follows_as;
-use super::download::Unkept;
 use super::guarded::Guarded;
 use super::shared::{ShareError, Shared, place_of};
 use super::state::Jobs;
+use crate::io::unkept::Unkept;
 use crate::limits::{DOWNLOAD_PIECE_BYTES, DOWNLOADS_AT_ONCE, REMOTE_TRIES_MAX, STORE_STALL_MS};
 use crate::manifest::want::Want;
 use crate::mirror::{MirrorError, Seed, pack_of};
@@ -33,7 +33,7 @@ impl Jobs {
         &self,
         shared: &Shared,
         repo: &Arc<Repo>,
-    ) -> Result<Option<(Seed, Unkept)>, ShareError> {
+    ) -> Result<Option<(Seed, Unkept<Staging>)>, ShareError> {
         let place = place_of(repo);
         let base = shared.base(&repo.name, &place).await?;
         let is_due = shared.memories.due(&place).await?.is_some();

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{spawn_blocking, spawn_local};
 
-use super::download::{Files, Known, Unkept};
+use super::download::{Files, Known};
 use super::import::{aside, known};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
+use crate::io::unkept::Unkept;
 use crate::limits::STORE_STALL_MS;
 use crate::manifest::meta::Meta;
 use crate::manifest::parts::part_name;
@@ -30,7 +31,7 @@ use crate::telemetry::metrics::{AdoptionResult, Event};
 
 /// An entry in the making, and the paths of those of its files that are to come.
 struct Begun {
-    staging: Unkept,
+    staging: Unkept<Staging>,
     places: HashMap<String, PathBuf>,
 }
 

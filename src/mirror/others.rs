@@ -2,30 +2,27 @@
 //!
 //! An own pack goes only if each of its objects is in those of the other one, or is reached by nothing here: no ref, no
 //! tip that refs have left lately, no tip of the annex. What is reached and would go is packed anew from a list of ids;
-//! a pack that is that for the most part stays. What others have is looked at beside the mirror. Then it comes into its
-//! place and the own packs leave theirs under the same locks, in this order: where that is cut off both are there, and
-//! nothing is lost.
+//! a pack that is that for the most part stays. What others have is hashed beside the mirror, so that what is said to be in it
+//! is ([`arriving`](super::arriving)). Then it comes into its place and the own packs leave theirs under the same locks, in
+//! this order: where that is cut off both are there, and nothing is lost.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File, Permissions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
 use gix::hash::Kind;
-use tempfile::TempDir;
 
-use super::arriving::ENDS;
+use super::arriving::{Arriving, Indexed, missing_of};
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
 use super::exclusive::exclusive_both;
-use super::expire::{Locks, move_graphs, roots, stamp};
+use super::expire::{Locks, move_graphs, packs_of, roots, stamp};
 use super::git::Git;
-use super::journal;
-use super::packs::{Pack, PackKind, move_packs, open_index, packs, set_age};
+use super::packs::{Pack, PackKind, move_packs, open_index, set_age};
 use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits::ADOPTED_LACKING_MAX;
@@ -37,28 +34,7 @@ pub(crate) struct Others {
     stems: BTreeSet<String>,
     /// Of these the mirror has not.
     missing: BTreeSet<String>,
-    home: Home,
-}
-
-/// Where they lie; what is left of it is removed beside the plane.
-#[derive(Debug)]
-struct Home(Option<TempDir>);
-
-impl Home {
-    fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), TempDir::path)
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        // Outside of the plane nobody waits for it.
-        if let Some(home) = self.0.take()
-            && let Ok(plane) = tokio::runtime::Handle::try_current()
-        {
-            plane.spawn_blocking(move || drop(home));
-        }
-    }
+    home: Arriving,
 }
 
 /// What became of the packs of a mirror.
@@ -76,25 +52,22 @@ impl Others {
     /// Those of these names; `None` where somebody keeps an own one. May wait for the disk.
     ///
     /// # Errors
-    /// There can be no directory in the mirror.
-    pub(crate) fn begin(mirror: &Path, stems: BTreeSet<String>) -> io::Result<Option<Others>> {
-        let folder = mirror.join("objects/pack");
+    /// There can be no directory in the mirror, or the names are of another object format than its.
+    pub(crate) fn begin(
+        mirror: &Path,
+        stems: BTreeSet<String>,
+    ) -> Result<Option<Others>, MirrorError> {
         let is_kept = |pack: &Pack| pack.kind == PackKind::Kept && !stems.contains(&pack.stem);
-        if packs(&folder)?.iter().any(is_kept) {
+        if packs_of(mirror)?.iter().any(is_kept) {
             return Ok(None);
         }
-        let is_missing = |stem: &&String| {
-            let has = |end: &str| folder.join(format!("{stem}.{end}")).exists();
-            !has("pack") || !has("idx")
-        };
-        // The next start removes what has such a name.
-        let home = tempfile::Builder::new()
-            .prefix("tmp_others_")
-            .tempdir_in(mirror)?;
+        let missing = missing_of(mirror, stems.iter())?;
+        let home = Arriving::begin(mirror);
+        let home = home.map_err(|source| MirrorError::io("make a directory in", mirror, source))?;
         Ok(Some(Others {
-            missing: stems.iter().filter(is_missing).cloned().collect(),
+            missing,
             stems,
-            home: Home(Some(home)),
+            home,
         }))
     }
 
@@ -102,50 +75,7 @@ impl Others {
     pub(crate) fn place_of(&self, name: &str) -> Option<PathBuf> {
         let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
         let is_missing = self.missing.contains(stem);
-        is_missing.then(|| self.home.path().join(name))
-    }
-
-    fn file(&self, stem: &str, end: &str) -> PathBuf {
-        self.home.path().join(format!("{stem}.{end}"))
-    }
-
-    /// Has those that the mirror lacks last and as old as [`journal::oldest_left`] says: all that takes time before they have
-    /// their place.
-    fn prepare(&self, mirror: &Path) -> Result<(), MirrorError> {
-        let oldest = journal::oldest_left(mirror)?;
-        let prepare = |(stem, end): (&String, &str)| {
-            let file = match File::open(self.file(stem, end)) {
-                // It is made again where it is missing.
-                Err(e) if end == "rev" && e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                file => file?,
-            };
-            oldest.map_or(Ok(()), |oldest| file.set_modified(oldest))?;
-            file.set_permissions(Permissions::from_mode(0o444))?;
-            file.sync_all()
-        };
-        let done = self.files().try_for_each(prepare);
-        done.map_err(|source| MirrorError::io("look at packs for", mirror, source))
-    }
-
-    /// Has them in their place.
-    fn put(&self, mirror: &Path) -> io::Result<()> {
-        let folder = mirror.join("objects/pack");
-        let put = |(stem, end): (&String, &str)| {
-            let to = folder.join(format!("{stem}.{end}"));
-            match fs::rename(self.file(stem, end), to) {
-                Err(e) if end == "rev" && e.kind() == io::ErrorKind::NotFound => Ok(()),
-                put => put,
-            }
-        };
-        self.files().try_for_each(put)?;
-        // The new names before the old ones go.
-        File::open(&folder)?.sync_all()
-    }
-
-    /// The files of those that the mirror lacks, in the order in which they may appear.
-    fn files(&self) -> impl Iterator<Item = (&String, &'static str)> {
-        let missing = self.missing.iter();
-        missing.flat_map(|stem| ENDS.map(|end| (stem, end)))
+        is_missing.then(|| self.home.place_of(name))
     }
 }
 
@@ -180,11 +110,17 @@ impl Git {
         others: Others,
         (expiry, now): (Duration, SystemTime),
     ) -> Result<Replaced, MirrorError> {
+        let Others {
+            stems,
+            missing,
+            home,
+        } = others;
+        let coming = self.index(mirror, home, Vec::from_iter(missing)).await?;
         let path = mirror.to_owned();
         let before = blocking(mirror, move || stamp(&path)).await?;
         let path = mirror.to_owned();
-        let read = blocking(mirror, move || Ok((Plan::read(&path, &others)?, others)));
-        let (plan, others) = read.await?;
+        let read = move || Ok((Plan::read(&path, (&stems, &coming))?, coming));
+        let (plan, coming) = blocking(mirror, read).await?;
         let mut plan = match plan {
             Ok(plan) => plan,
             Err(why) => return Ok(why),
@@ -196,8 +132,6 @@ impl Git {
             (plan, made) = self.keep_reached(mirror, plan, since).await?;
         }
         let gone: Vec<Pack> = plan.own.into_iter().map(|own| own.pack).collect();
-        let path = mirror.to_owned();
-        let others = blocking(mirror, move || others.prepare(&path).map(|()| others)).await?;
         let io = |source| MirrorError::io("remove packs of", mirror, source);
         let trash = tempfile::Builder::new()
             .prefix("tmp_old_packs_")
@@ -213,12 +147,15 @@ impl Git {
         }
         // Not on another thread: if this future were dropped, it would go on without the locks.
         // Both sets are there for as long as that takes, or none of the others: what is put off leaves nothing behind.
-        let moved = others.put(mirror).and_then(|()| {
+        let folder = mirror.join("objects/pack");
+        let put = coming.put_now(mirror);
+        // The new names before the old ones go.
+        let put = put.and_then(|()| File::open(&folder)?.sync_all());
+        let moved = put.and_then(|()| {
             let graphs = is_lacking.then(|| move_graphs(mirror, trash.path()));
             graphs.unwrap_or(Ok(()))
         });
-        let moved =
-            moved.and_then(|()| move_packs(&mirror.join("objects/pack"), &gone, trash.path()));
+        let moved = moved.and_then(|()| move_packs(&folder, &gone, trash.path()));
         drop((locked, refs));
         moved.map_err(io)?;
         let path = mirror.to_owned();
@@ -266,26 +203,26 @@ impl Git {
 
 impl Plan {
     /// What the mirror has of its own, or why that cannot go.
-    fn read(mirror: &Path, others: &Others) -> Result<Result<Plan, Replaced>, MirrorError> {
+    fn read(
+        mirror: &Path,
+        (stems, coming): (&BTreeSet<String>, &Indexed),
+    ) -> Result<Result<Plan, Replaced>, MirrorError> {
         let hash = format_of(&config::read(mirror)?);
-        let folder = mirror.join("objects/pack");
-        let io = |source| MirrorError::io("compare the packs of", &folder, source);
-        let all = packs(&folder).map_err(io)?;
-        let (there, mut own): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|pack| others.stems.contains(&pack.stem));
+        let io = |source| MirrorError::io("compare the packs of", mirror, source);
+        let all = packs_of(mirror)?;
+        let (there, mut own): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|pack| stems.contains(&pack.stem));
         // It is in no archive.
         own.retain(|pack| pack.kind != PackKind::Cruft);
         let is_kept = own.iter().any(|pack| pack.kind == PackKind::Kept);
         // What the mirror had of them may have been joined with its own meanwhile.
-        let is_known = |stem: &String| {
-            others.missing.contains(stem) || there.iter().any(|pack| pack.stem == *stem)
-        };
-        if is_kept || !others.stems.iter().all(is_known) {
+        let is_known =
+            |stem: &String| coming.has(stem) || there.iter().any(|pack| pack.stem == *stem);
+        if is_kept || !stems.iter().all(is_known) {
             return Ok(Err(Replaced::Busy));
         }
-        let coming = others.missing.iter().map(|stem| others.file(stem, "idx"));
-        let indices = there.iter().map(|pack| pack.index.clone()).chain(coming);
+        let there = there.iter().map(|pack| pack.index.clone());
+        let indices = there.chain(coming.indices());
         let indices: io::Result<Vec<_>> = indices.map(|path| open_index(&path, hash)).collect();
         let indices = indices.map_err(io)?;
         let (mut found, mut count) = (Vec::new(), 0);

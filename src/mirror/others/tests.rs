@@ -1,6 +1,8 @@
 use super::*;
-use crate::mirror::error::MirrorError;
+use crate::mirror::arriving::{ENDS, tests::forged_index};
+use crate::mirror::packs::packs;
 use crate::mirror::testing::{OwnLocks, Scratch, git, git_with, run};
+use std::fs;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -22,9 +24,10 @@ fn coming(mirror: &Path, other: &Path) -> Others {
     let others = Others::begin(mirror, stems(other)).unwrap().unwrap();
     for stem in stems(other).difference(&own) {
         for end in ENDS {
-            let from = other.join(format!("objects/pack/{stem}.{end}"));
+            let name = format!("{stem}.{end}");
+            let from = other.join("objects/pack").join(&name);
             if from.exists() {
-                fs::copy(from, others.file(stem, end)).unwrap();
+                fs::copy(from, others.place_of(&name).unwrap()).unwrap();
             }
         }
     }
@@ -109,7 +112,11 @@ fn what_the_others_lack_stays_where_it_is_reached() {
     // It stays together with what is, in a pack that is reached for the most part.
     assert!(has(&mirror, &nobodys));
     // Once the others have what was fetched later, and nobody knows of the rest.
-    fs::rename(mirror.join(journal::NAME), s.root().join("journal")).unwrap();
+    fs::rename(
+        mirror.join(crate::mirror::journal::NAME),
+        s.root().join("journal"),
+    )
+    .unwrap();
     let kept = s.root().join("kept.git");
     fs::rename(&mirror, &kept).unwrap();
     s.clone_mirror();
@@ -172,10 +179,34 @@ fn what_is_in_the_way_is_left_as_it_is() {
     // Half of it does not come.
     let others = coming(&s.mirror(), &other);
     let gone = stems(&other).first().unwrap().clone();
-    fs::remove_file(others.file(&gone, "idx")).unwrap();
+    fs::remove_file(others.place_of(&format!("{gone}.idx")).unwrap()).unwrap();
     let times = (DAY, SystemTime::now());
     let done = run(s.git.replace_packs(&s.mirror(), locks.all(), others, times));
     assert!(matches!(done, Err(MirrorError::Io { .. })), "{done:?}");
     assert_eq!(stems(&s.mirror()), own);
+    is_sound(&s);
+}
+
+/// What says that it has all, and has rubbish, takes nobody's place.
+#[test]
+fn own_packs_do_not_give_way_to_a_forged_index() {
+    let (s, locks) = (Scratch::with_commit(), OwnLocks::default());
+    s.clone_mirror();
+    let (mirror, own) = (s.mirror(), stems(&s.mirror()));
+    let folder = mirror.join("objects/pack");
+    let other = s.root().join("other.git");
+    git(s.root(), &["init", "-q", "--bare", "other.git"]);
+    let rubbish = git_with(&other, &["hash-object", "-w", "--stdin"], b"rubbish");
+    let into = other.join("objects/pack/pack");
+    let pack = ["pack-objects", "-q", into.to_str().unwrap()];
+    git_with(&other, &pack, format!("{rubbish}\n").as_bytes());
+    let theirs = stems(&other).pop_first().unwrap();
+    let theirs = other.join("objects/pack").join(theirs);
+    let forged = forged_index(&folder.join(own.first().unwrap()), &theirs);
+    fs::remove_file(theirs.with_extension("idx")).unwrap();
+    fs::write(theirs.with_extension("idx"), forged).unwrap();
+    let done = replace(&s, &locks, &other);
+    assert!(matches!(done, Err(MirrorError::Output { .. })), "{done:?}");
+    assert_eq!(stems(&mirror), own);
     is_sound(&s);
 }
