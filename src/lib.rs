@@ -215,7 +215,7 @@
 //!   refused there, or gets something else, has the part from here (`restore`'s `straight`).
 //! * What is asked for is told there by name and hour (`jobs::used`), and is the first that a server with an empty disk takes
 //!   (`jobs::warm`): until then it takes requests and does not say that it is ready.
-//! * Where that is asked for, what nobody uses leaves it, whole repositories at a time (`jobs::store_expiry`): a head says on which
+//! * What nobody uses leaves it, whole repositories at a time (`jobs::store_expiry`): a head says on which
 //!   day somebody last used its repository, and who uses it says so once a day (`jobs::store_uses`). Heads stay: others count from them.
 //! * What lies there is told by who reads it and nothing else ([`store::admin`]).
 //! * The store is asked by the background plane alone. It is not believed: names and lengths are checked as they are

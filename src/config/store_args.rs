@@ -11,8 +11,8 @@ use super::layers::Layers;
 use super::secrets::Secret;
 use super::value::{self, Share};
 use crate::limits::{
-    NEVER_MS, STORE_EXPIRY_MIN_MS, STORE_HEADER_BYTES_MAX, STORE_HEADERS_MAX, UPKEEP_TIME_MAX_MS,
-    WARM_FOR_DEFAULT_MS, WARM_FOR_MAX_MS,
+    STORE_EXPIRY_DEFAULT_MS, STORE_EXPIRY_MIN_MS, STORE_HEADER_BYTES_MAX, STORE_HEADERS_MAX,
+    UPKEEP_TIME_MAX_MS, WARM_FOR_DEFAULT_MS, WARM_FOR_MAX_MS,
 };
 
 /// The flags, as given.
@@ -68,8 +68,8 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "TIME", help_heading = "Object store")]
     warm_for: Option<OsString>,
 
-    /// Remove from --store what no server has been asked for for so long, or never; days are counted
-    /// [default: never]
+    /// Remove from --store what no server that writes there has been asked for for so long, or never; days are
+    /// counted [default: 30d]
     #[arg(long, value_name = "TIME", help_heading = "Object store")]
     store_expiry: Option<OsString>,
 
@@ -219,7 +219,7 @@ impl SharedStore {
                         "store_expiry",
                         value::duration_or_never(STORE_EXPIRY_MIN_MS, UPKEEP_TIME_MAX_MS),
                     )?
-                    .unwrap_or(Duration::from_millis(NEVER_MS)),
+                    .unwrap_or(Duration::from_millis(STORE_EXPIRY_DEFAULT_MS)),
                 limit_bytes: layers.one("store_limit", value::bytes)?,
             })),
             None if is_readonly => {

@@ -116,6 +116,9 @@ fn defaults() {
     assert_eq!(config.encoders, config.cores);
     assert_eq!(config.io_driver, IoDriver::Auto);
     assert!(config.follow.is_empty());
+    assert_eq!(config.store, None);
+    let store = load(&["--store", "s3://farm"]).unwrap().store.unwrap();
+    assert_eq!(store.expiry, Duration::from_secs(30 * 86_400));
     let github = config.upstreams.url_for("github.com", "rust-lang/log");
     assert_eq!(github.as_deref(), Some("https://github.com/rust-lang/log"));
 }

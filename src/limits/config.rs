@@ -75,7 +75,9 @@ pub const WARM_LIMIT_DEFAULT_PERCENT: u8 = 25;
 pub const WARM_FOR_DEFAULT_MS: u64 = 5 * MINUTE_MS;
 /// Longest such time that may be configured: 1 day.
 pub const WARM_FOR_MAX_MS: u64 = 24 * HOUR_MS;
-/// Least time for which what nobody uses stays in a store: who uses something says so there once a day.
+/// Default time for which what nobody uses stays in a store: 30 days.
+pub const STORE_EXPIRY_DEFAULT_MS: u64 = 30 * 24 * HOUR_MS;
+/// Least such time: who uses something says so there once a day.
 pub const STORE_EXPIRY_MIN_MS: u64 = 48 * HOUR_MS;
 /// Most headers that are sent to a store beside its own,
 pub const STORE_HEADERS_MAX: usize = 16;
@@ -88,6 +90,7 @@ const FILE_NAME_MAX_BYTES: usize = 255;
 
 const _: () = {
     assert!(HOST_MAX_BYTES <= FILE_NAME_MAX_BYTES);
+    assert!(STORE_EXPIRY_MIN_MS <= STORE_EXPIRY_DEFAULT_MS && STORE_EXPIRY_DEFAULT_MS < NEVER_MS);
     assert!(LEVEL_MIN <= LEVEL_DEFAULT && LEVEL_DEFAULT <= LEVEL_MAX);
     assert!(CACHE_LIMIT_DEFAULT_PERCENT + CACHE_FREE_FLOOR_DEFAULT_PERCENT <= 100);
     assert!(CACHE_LOW_DEFAULT_PERCENT < 100);

@@ -233,13 +233,15 @@ fn what_nobody_uses_leaves_the_store() {
     age(&lab, "small", 29);
     let sound = parts(&lab, "small");
     let idle = ["--fetch-interval", "720h"];
-    // Not if nobody has said so.
-    let second = often(&lab, "second", &idle).start();
+    // Not where somebody has said so.
+    let never = often(&lab, "second", &idle).with(&["--store-expiry", "never"]);
+    let second = never.start();
     second.wait_logged("looked at all of the store");
     assert!(named(&lab, "other") > 0);
     second.stop();
     free_lease(&lab);
-    let second = often(&lab, "second", &idle).with(&EXPIRES).start();
+    // After 30 days, where nobody says anything.
+    let second = often(&lab, "second", &idle).start();
     wait::until_true("it is gone", || parts(&lab, "other") == 0);
     assert_eq!(named(&lab, "other"), 0);
     assert_eq!(parts(&lab, "small"), sound);
