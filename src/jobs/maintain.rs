@@ -163,17 +163,27 @@ impl Jobs {
             Some(MaintenanceResult::CutOff) => return Ended::CutOff,
             _ => {}
         }
+        // What changes no pack everybody makes for himself.
         if self.is_joined_by_others(repo) {
+            tracing::info!(
+                repository = &*repo.name,
+                "its packs are joined by the server that has the lease"
+            );
             self.note_due(repo);
-            return Ended::Done;
+        } else {
+            let made = git.join_to_geometry(&repo.mirror, &repo.locks.packs).await;
+            match self.note(repo, "packs joined", made.map(joined)) {
+                Some(MaintenanceResult::Joined) => self.retire(repo.set_outdated()),
+                Some(MaintenanceResult::Busy) => return Ended::PutOff,
+                Some(MaintenanceResult::CutOff) => return Ended::CutOff,
+                _ => {}
+            }
         }
-        let made = git.join_to_geometry(&repo.mirror, &repo.locks.packs).await;
-        match self.note(repo, "packs joined", made.map(joined)) {
-            Some(MaintenanceResult::Joined) => self.retire(repo.set_outdated()),
-            Some(MaintenanceResult::Busy) => return Ended::PutOff,
-            Some(MaintenanceResult::CutOff) => return Ended::CutOff,
-            _ => {}
-        }
+        self.ease_lookups(repo, git).await
+    }
+
+    /// Makes what git finds objects and commits faster by, where it is missing. Whoever calls it has the duty of the mirror.
+    pub(super) async fn ease_lookups(&self, repo: &Repo, git: &Git) -> Ended {
         let step = |result| move |step| (step == Step::Done).then_some(result);
         let made = git.write_bitmap(&repo.mirror).await;
         let bitmap = made.map(step(MaintenanceResult::Bitmap));

@@ -42,6 +42,7 @@ mod room;
 mod shared_store;
 mod sharing;
 mod store_admin;
+mod store_adopting;
 mod store_adoption;
 mod store_brought;
 mod store_expiry;

@@ -13,7 +13,7 @@ use super::support::server::{Server, Settings};
 use super::support::wait;
 use super::{begin, expect_clone, finish, hit, push_and_fetch, small_lab};
 
-fn mirror(lab: &Lab, state: &str) -> PathBuf {
+pub(super) fn mirror(lab: &Lab, state: &str) -> PathBuf {
     lab.scratch(state).join("mirrors/test/small.git")
 }
 
@@ -22,6 +22,14 @@ fn packs(mirror: &Path) -> BTreeSet<String> {
     let files = fs::read_dir(mirror.join("objects/pack")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".pack")).collect()
+}
+
+/// Whether there is one in a folder of packs.
+pub(super) fn has_bitmap(folder: &Path) -> bool {
+    let mut files = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    files.any(|file| file.extension().is_some_and(|end| end == "bitmap"))
 }
 
 /// A mirror has each object once, and all that its refs lead to.
