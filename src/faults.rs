@@ -14,7 +14,8 @@
 //! for the Nth), `steps-fail-from=N` (and for all that follow), `store-expiry-ms=N` (what nobody uses there is looked for
 //! this often), `store-kept-ms=N` (what nothing names stays in an
 //! object store for so long), `store-lease-ms=N` (a lease there lasts so long), `store-look-ms=N` (heads there are looked at so often),
-//! `store-stall-ms=N` (a download from there that stands still is left after so long), `store-used-ms=N` (others are told there what is used
+//! `store-stall-ms=N` (a download from there that stands still is left after so long), `store-turn-ms=N` (packs are
+//! taken over from there for so long in a turn), `store-used-ms=N` (others are told there what is used
 //! this often), `taking-slow-ms=N` (a client
 //! that takes a response is slow after so long), `upload-slow-ms=N` (the same of git's endpoint) and `young-ms=N`
 //! (what an upstream has said of who may read counts for so long, and what was compared with it).
@@ -34,7 +35,8 @@ pub const VARIABLE: &str = "TARPON_FAULT";
      encoder-panic-at-job=N, issuer-apart-ms=N, issuer-young-ms=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
      order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, step-ends-at=N, step-fails-at=N, steps-fail-from=N, store-expiry-ms=N, \
-     store-kept-ms=N, store-lease-ms=N, store-look-ms=N, store-stall-ms=N, store-used-ms=N, taking-slow-ms=N, upload-slow-ms=N \
+     store-kept-ms=N, store-lease-ms=N, store-look-ms=N, store-stall-ms=N, store-turn-ms=N, store-used-ms=N, taking-slow-ms=N, \
+     upload-slow-ms=N \
      and young-ms=N, joined by commas, \
      where N is a whole number"
 )]
@@ -82,6 +84,8 @@ pub struct Faults {
     pub store_look_ms: Option<u64>,
     /// How long a download from an object store may stand still.
     pub store_stall_ms: Option<u64>,
+    /// How long packs from an object store are taken over in a turn.
+    pub store_turn_ms: Option<u64>,
     /// How often others are told through an object store what is used.
     pub store_used_ms: Option<u64>,
     /// How long a client may take too little of a response when places are short.
@@ -132,6 +136,7 @@ impl Faults {
                     "store-lease-ms" => faults.store_lease_ms = number,
                     "store-look-ms" => faults.store_look_ms = number,
                     "store-stall-ms" => faults.store_stall_ms = number,
+                    "store-turn-ms" => faults.store_turn_ms = number,
                     "store-used-ms" => faults.store_used_ms = number,
                     "taking-slow-ms" => faults.taking_slow_ms = number,
                     "upload-slow-ms" => faults.upload_slow_ms = number,

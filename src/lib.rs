@@ -202,6 +202,7 @@
 //!   that began with one of them go on with its packs, and what they build has one `ETag`.
 //! * Of servers that began by themselves and show the same all come to the packs that the head names (`jobs::adoption`, `mirror`'s
 //!   `others`): an own pack goes once what is reached of it is elsewhere, and what they build has one `ETag`, too.
+//!   What was downloaded for that is kept from one try to the next (`jobs::adopting`).
 //!   Whatever comes into a mirror that is there is hashed by git before it is put there ([`mirror`]'s `arriving`).
 //! * Of servers that are asked for one repository one compares it by timer, and has its lease (`jobs::leases`); nothing right
 //!   rests on that. Who is asked for what he lacks reads the head beside the upstream, and takes from the store what

@@ -33,6 +33,8 @@ use crate::store::remote::publish::SystemRandom;
 use crate::store::remote::sums::{Pieces, Sums, pieces_of};
 use crate::store::staging::Staging;
 
+mod whole;
+
 /// What a head says of a snapshot, and its metadata.
 pub(super) struct Known {
     pub(super) head: Head,
@@ -146,54 +148,6 @@ impl Files {
             archive,
             staging: Unkept::new(staging),
         })
-    }
-}
-
-impl Files {
-    /// Downloads those files for which there is a place, by their paths; tells of each stretch how long it is.
-    pub(super) async fn download(
-        mut self,
-        shared: &Shared,
-        places: &HashMap<String, PathBuf>,
-        (stall, came): (Duration, impl Fn(u64)),
-    ) -> Result<(), ShareError> {
-        let linked = self.meta.linked.iter();
-        let linked = linked.map(|linked| (&linked.path, linked.bytes));
-        let all = linked.chain([(&self.meta.spool, self.meta.spool_bytes())]);
-        let wanted = all.enumerate().filter_map(|(number, (path, bytes))| {
-            let place = places.get(path)?.clone();
-            Some((number, place, bytes))
-        });
-        let wanted = Vec::from_iter(wanted);
-        let made = spawn_blocking(move || {
-            let make = |(number, place, bytes)| {
-                Ok::<_, ShareError>((number, Arc::new(Incoming::make(place, bytes)?)))
-            };
-            let made: Result<HashMap<_, _>, _> = wanted.into_iter().map(make).collect();
-            made
-        });
-        let files = made.await??;
-        let mut running = JoinSet::new();
-        loop {
-            while running.len() < DOWNLOADS_AT_ONCE
-                && let Some(stretch) = self.plan.next_stretch()
-            {
-                let Some(file) = files.get(&stretch.file).cloned() else {
-                    continue;
-                };
-                let part = self.parts[stretch.file].clone();
-                let by = (shared.objects.clone(), shared.downloads.clone());
-                fetch_in_turn(&mut running, by, (part, stretch, file));
-            }
-            let next = tokio::time::timeout(stall, running.join_next()).await;
-            let wait_ms = stall.as_millis() as u64;
-            let Some(fetched) = next.map_err(|_| ShareError::Slow { wait_ms })? else {
-                return Ok(());
-            };
-            let (stretch, fetched): Fetched = fetched?;
-            fetched?;
-            came(stretch.range.end - stretch.range.start);
-        }
     }
 }
 

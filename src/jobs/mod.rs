@@ -6,6 +6,7 @@
 
 mod absent;
 mod admin;
+mod adopting;
 mod adoption;
 mod annex;
 mod archive_id;

@@ -124,7 +124,7 @@ impl Jobs {
                 self.sweep_wanted.notify_one();
             }
         };
-        let downloaded = Files::new(&place, &known)?.download(shared, &places, (stall, came));
+        let downloaded = Files::new(&place, &known)?.download_into(shared, &places, (stall, came));
         let (downloaded, aside) = tokio::join!(downloaded, aside(shared, &place, &known));
         downloaded?;
         let aside = aside?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
+use super::adopting::Adoption;
 use super::archive_id::kind;
 use super::guarded::Guarded;
 use super::leased::Leases;
@@ -23,7 +24,8 @@ use crate::config::Config;
 use crate::io::say::without_logins;
 use crate::io::shortage::is_disk_full;
 use crate::limits::{
-    ADOPTIONS_AT_ONCE, DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX, STORE_LOOKS_AT_ONCE,
+    ADOPTIONS_AT_ONCE, DOWNLOADS_BEHIND_MAX, DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX,
+    STORE_LOOKS_AT_ONCE,
 };
 use crate::manifest::meta::MetaError;
 use crate::manifest::want::Want;
@@ -60,8 +62,10 @@ pub(super) struct Shared {
     pub(super) turns: Semaphore,
     /// Held by what takes over packs for mirrors.
     pub(super) adoptions: Semaphore,
-    /// Held by each request that downloads.
+    /// Held by each request that downloads what somebody waits for.
     pub(super) downloads: Arc<Semaphore>,
+    /// The same for what nobody waits for.
+    pub(super) downloads_behind: Arc<Semaphore>,
     /// Of files that were uploaded.
     pub(super) sums: Arc<KnownSums>,
     /// It is said that the store refuses what this server has to do there.
@@ -119,59 +123,6 @@ pub(super) struct Seen {
     pub(super) emptied: Option<(u64, Instant)>,
     /// When what nothing names was last looked for.
     pub(super) swept: Option<Instant>,
-}
-
-/// How the packs that a head names take the place of a server's own.
-#[derive(Debug, Default)]
-pub(super) struct Adoption {
-    /// The last shared archive that this server has had, or of which it has taken all packs.
-    pub(super) had: Option<String>,
-    /// One whose packs lack too much of what is here.
-    pub(super) refused: Option<String>,
-    /// Somebody is at it.
-    pub(super) is_running: bool,
-    /// Not before.
-    pub(super) again: Option<Instant>,
-    /// Somebody takes over files, or has tried in vain and does not until then.
-    pub(super) files: FilesTaken,
-}
-
-/// How the files of a snapshot take the place of those of the same archive here.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) enum FilesTaken {
-    #[default]
-    Idle,
-    Running,
-    PutOff(Instant),
-}
-
-impl Adoption {
-    /// Whether files are to be taken over now; if so that has begun.
-    pub(super) fn begin_files(&mut self) -> bool {
-        let begins = match self.files {
-            FilesTaken::Idle => true,
-            FilesTaken::Running => false,
-            FilesTaken::PutOff(until) => until <= Instant::now(),
-        };
-        if begins {
-            self.files = FilesTaken::Running;
-        }
-        begins
-    }
-
-    /// It has ended; in vain if it is put off until then.
-    pub(super) fn end_files(&mut self, put_off: Option<Instant>) {
-        self.files = put_off.map_or(FilesTaken::Idle, FilesTaken::PutOff);
-    }
-
-    /// Whether that of an archive is to begin; if so it has.
-    pub(super) fn begin(&mut self, id: &str) -> bool {
-        let is_it = |other: &Option<String>| other.as_deref() == Some(id);
-        let is_late = self.again.is_none_or(|again| again <= Instant::now());
-        let begins = !self.is_running && is_late && !is_it(&self.had) && !is_it(&self.refused);
-        self.is_running |= begins;
-        begins
-    }
 }
 
 impl Seen {
@@ -296,6 +247,7 @@ impl Shared {
             turns: Semaphore::new(OFFERS_AT_ONCE),
             adoptions: Semaphore::new(ADOPTIONS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            downloads_behind: Arc::new(Semaphore::new(DOWNLOADS_BEHIND_MAX)),
             sums: Arc::default(),
             is_refused: Cell::default(),
             memories: Memories::of(&config.state, is_readonly),

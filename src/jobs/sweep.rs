@@ -89,7 +89,9 @@ impl Jobs {
         self.bundles.borrow_mut().expire(Instant::now());
         self.cold.trim();
         let usage = &self.catalog.usage;
-        if need.is_some() || usage.all_bytes() > usage.marks().high_bytes {
+        let is_room_needed = need.is_some() || usage.all_bytes() > usage.marks().high_bytes;
+        self.drop_kept_packs(is_room_needed).await;
+        if is_room_needed {
             // Before anything leaves for them that takes longer to be made anew.
             self.bundles.borrow_mut().drop_unread();
         }

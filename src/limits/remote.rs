@@ -104,10 +104,18 @@ pub const LENT_HEADS_MAX: usize = 64;
 pub const DOWNLOAD_PIECE_BYTES: u64 = 4 << 20;
 /// so many at once for one snapshot,
 pub const DOWNLOADS_AT_ONCE: usize = 8;
-/// and for all.
-pub const DOWNLOADS_MAX: usize = 16;
+/// and for all for whom somebody waits.
+pub const DOWNLOADS_MAX: usize = 12;
+/// What nobody waits for has places of its own.
+pub const DOWNLOADS_BEHIND_MAX: usize = 4;
 /// So many mirrors take over the packs of others at once.
 pub const ADOPTIONS_AT_ONCE: usize = 1;
+/// How long one of them downloads before others have their turn.
+pub const ADOPTION_TURN_MS: u64 = 10 * 60 * SECOND_MS;
+/// The wait after one that was in vain doubles with each that has brought nothing, so many times.
+pub const ADOPTION_WAIT_DOUBLED_MAX: u32 = 4;
+/// How long what was downloaded for a mirror is kept for the next try, since it was begun.
+pub const ADOPTION_KEPT_MS: u64 = 24 * HOUR_MS;
 /// Packs that were downloaded for a mirror are compared with their names in such steps.
 pub const PACK_CHECK_BYTES: usize = 1 << 20;
 /// A mirror that has more objects than that which the packs of others lack keeps its own.
@@ -166,7 +174,14 @@ pub const STORE_SWEEP_MS: u64 = 24 * HOUR_MS;
 // A piece that is uploaded is compared with whole checksums.
 const _: () = assert!(REMOTE_PIECE_BYTES.is_multiple_of(RAW_FRAME_BYTES));
 const _: () = assert!(REMOTE_PIECE_BYTES.is_multiple_of(SUM_PIECE_BYTES));
-const _: () = assert!(DOWNLOADS_MAX as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20);
+const _: () = assert!(
+    (DOWNLOADS_MAX + DOWNLOADS_BEHIND_MAX) as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20,
+    "what is in memory of all of them"
+);
+const _: () = assert!(
+    (OFFER_RETRY_MAX_MS << ADOPTION_WAIT_DOUBLED_MAX) + ADOPTION_TURN_MS < ADOPTION_KEPT_MS,
+    "it is there for the next try"
+);
 const _: () = assert!(DOWNLOADS_AT_ONCE <= DOWNLOADS_MAX);
 const _: () = assert!(SUM_PIECE_BYTES <= DOWNLOAD_PIECE_BYTES);
 const _: () = assert!(RAISES_TOLD_MAX * 200 <= SMALL_OBJECT_BYTES_MAX);

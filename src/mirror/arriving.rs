@@ -82,6 +82,16 @@ fn not_accepted(mirror: &Path, what: String) -> MirrorError {
     }
 }
 
+/// Whether packs did not come into a mirror because git has found them to be something else.
+pub(crate) fn are_wrong_packs(why: &MirrorError) -> bool {
+    match why {
+        MirrorError::Output { op, .. } => *op == INDEX,
+        // One that was ended by a signal says nothing of them.
+        MirrorError::Git { op, code, .. } => *op == INDEX && code.is_some(),
+        _ => false,
+    }
+}
+
 impl Arriving {
     /// Below a directory in the file system of the mirror, where the next start removes what a process that is killed leaves.
     pub(crate) fn begin(within: &Path) -> io::Result<Arriving> {
@@ -101,6 +111,11 @@ impl Arriving {
 
     fn file(&self, stem: &str, end: &str) -> PathBuf {
         self.place_of(&format!("{stem}.{end}"))
+    }
+
+    /// Where the index of a pack is.
+    pub(super) fn index_of(&self, stem: &str) -> PathBuf {
+        self.file(stem, "idx")
     }
 }
 
@@ -203,14 +218,10 @@ impl Indexed {
         self.stems.len()
     }
 
-    /// Whether this one is among them.
-    pub(super) fn has(&self, stem: &String) -> bool {
-        self.stems.contains(stem)
-    }
-
-    /// Where their indices are.
-    pub(super) fn indices(&self) -> impl Iterator<Item = PathBuf> {
-        self.stems.iter().map(|stem| self.home.file(stem, "idx"))
+    /// Their names, without an end, and where their indices are.
+    pub(super) fn indices(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        let stems = self.stems.iter();
+        stems.map(|stem| (&**stem, self.home.index_of(stem)))
     }
 
     /// Has them in their place in a mirror, as a few renames; what does not come whole leaves nothing there.

@@ -66,7 +66,7 @@ pub(crate) use annex::{annex, link_packs};
 pub(crate) use annex_fetch::{Apart, Brought, Kept};
 pub(crate) use annex_packs::{Tidied, count as annex_packs};
 pub(crate) use annex_tips::{KeptTip, Tip, Tips};
-pub(crate) use arriving::{Arriving, Indexed, missing_of, pack_of};
+pub(crate) use arriving::{Arriving, Indexed, are_wrong_packs, missing_of, pack_of};
 pub use closure::Closure;
 pub(crate) use configured::Configured;
 pub use error::MirrorError;

@@ -6,7 +6,7 @@
 //! is ([`arriving`](super::arriving)). Then it comes into its place and the own packs leave theirs under the same locks, in
 //! this order: where that is cut off both are there, and nothing is lost.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use gix::ObjectId;
 use gix::hash::Kind;
 
-use super::arriving::{Arriving, Indexed, missing_of};
+use super::arriving::{Arriving, missing_of};
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
@@ -77,6 +77,14 @@ impl Others {
         let is_missing = self.missing.contains(stem);
         is_missing.then(|| self.home.place_of(name))
     }
+
+    /// Why they cannot take the place of the mirror's own packs, as far as indices say: those that came of what is missing, so
+    /// what they say of these is not sure. May wait for the disk.
+    pub(crate) fn why_not(&self, mirror: &Path) -> Result<Option<Replaced>, MirrorError> {
+        let missing = self.missing.iter();
+        let coming = missing.map(|stem| (&**stem, self.home.index_of(stem)));
+        Ok(Plan::read(mirror, &self.stems, &coming.collect())?.err())
+    }
 }
 
 /// A pack of the mirror that the other server has not.
@@ -119,7 +127,10 @@ impl Git {
         let path = mirror.to_owned();
         let before = blocking(mirror, move || stamp(&path)).await?;
         let path = mirror.to_owned();
-        let read = move || Ok((Plan::read(&path, (&stems, &coming))?, coming));
+        let read = move || {
+            let plan = Plan::read(&path, &stems, &coming.indices().collect())?;
+            Ok((plan, coming))
+        };
         let (plan, coming) = blocking(mirror, read).await?;
         let mut plan = match plan {
             Ok(plan) => plan,
@@ -202,10 +213,11 @@ impl Git {
 }
 
 impl Plan {
-    /// What the mirror has of its own, or why that cannot go.
+    /// What the mirror has of its own, or why that cannot go; `coming` are the indices of what it lacks.
     fn read(
         mirror: &Path,
-        (stems, coming): (&BTreeSet<String>, &Indexed),
+        stems: &BTreeSet<String>,
+        coming: &BTreeMap<&str, PathBuf>,
     ) -> Result<Result<Plan, Replaced>, MirrorError> {
         let hash = format_of(&config::read(mirror)?);
         let io = |source| MirrorError::io("compare the packs of", mirror, source);
@@ -216,14 +228,15 @@ impl Plan {
         own.retain(|pack| pack.kind != PackKind::Cruft);
         let is_kept = own.iter().any(|pack| pack.kind == PackKind::Kept);
         // What the mirror had of them may have been joined with its own meanwhile.
-        let is_known =
-            |stem: &String| coming.has(stem) || there.iter().any(|pack| pack.stem == *stem);
+        let is_known = |stem: &String| {
+            coming.contains_key(&**stem) || there.iter().any(|pack| pack.stem == *stem)
+        };
         if is_kept || !stems.iter().all(is_known) {
             return Ok(Err(Replaced::Busy));
         }
-        let there = there.iter().map(|pack| pack.index.clone());
-        let indices = there.chain(coming.indices());
-        let indices: io::Result<Vec<_>> = indices.map(|path| open_index(&path, hash)).collect();
+        let there = there.iter().map(|pack| &pack.index);
+        let indices = there.chain(coming.values());
+        let indices: io::Result<Vec<_>> = indices.map(|path| open_index(path, hash)).collect();
         let indices = indices.map_err(io)?;
         let (mut found, mut count) = (Vec::new(), 0);
         for pack in own {

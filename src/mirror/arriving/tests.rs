@@ -148,6 +148,7 @@ fn what_is_not_what_it_says_is_no_pack_of_a_mirror() {
     let forged = forged_index(&pack, &named);
     let why = refused(&named, arrive(&s, &named, Some(&forged)));
     assert!(matches!(why, MirrorError::Output { .. }), "{why}");
+    assert!(are_wrong_packs(&why), "{why}");
     // One that is none, and none at all.
     let why = refused(&named, arrive(&s, &named, Some(&[7; 40])));
     assert!(matches!(why, MirrorError::Output { .. }), "{why}");
@@ -161,6 +162,7 @@ fn what_is_not_what_it_says_is_no_pack_of_a_mirror() {
     fs::write(&place, &short[..short.len() / 2]).unwrap();
     let why = refused(&pack, arriving);
     assert!(matches!(why, MirrorError::Git { .. }), "{why}");
+    assert!(are_wrong_packs(&why), "{why}");
     let arriving = arrive(&s, &pack, None);
     let place = arriving.place_of(&format!("{}.pack", stem_of(&pack)));
     fs::remove_file(&place).unwrap();

@@ -170,6 +170,20 @@ impl Incoming {
         Ok(Incoming { file, path })
     }
 
+    /// One that was begun before.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is not of this length.
+    pub fn again(path: PathBuf, bytes: u64) -> Result<Incoming, EntryError> {
+        let opened = OpenOptions::new().write(true).open(&path);
+        let opened = opened.and_then(|file| match file.metadata()?.len() == bytes {
+            true => Ok(file),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        });
+        let file = opened.map_err(EntryError::of("open", &path))?;
+        Ok(Incoming { file, path })
+    }
+
     /// Puts a piece into its place.
     ///
     /// # Errors

@@ -79,8 +79,10 @@ pub enum Ready {
 pub struct Plan {
     layout: Layout,
     files: Vec<Coming>,
-    /// What is to be fetched still.
-    stretches: VecDeque<Stretch>,
+    /// What is to be fetched, in this order,
+    stretches: Vec<Stretch>,
+    /// and the numbers of those that nobody was told of yet.
+    left: VecDeque<usize>,
     /// The frontier: an extent, and how far it reaches into it.
     extent: usize,
     within: u64,
@@ -103,11 +105,13 @@ impl Plan {
         let mut plan = Plan {
             layout: meta.layout.clone(),
             files: files.collect(),
-            stretches: VecDeque::new(),
+            stretches: Vec::new(),
+            left: VecDeque::new(),
             extent: 0,
             within: 0,
         };
         plan.order();
+        plan.rewind();
         Ok(plan)
     }
 
@@ -145,7 +149,7 @@ impl Plan {
             end += 1;
         }
         if end > first {
-            self.stretches.push_back(Stretch {
+            self.stretches.push(Stretch {
                 file,
                 range: start..pieces.end(end - 1),
                 pieces: pieces.clone(),
@@ -165,14 +169,18 @@ impl Plan {
 
     /// What is to be fetched next.
     pub fn next_stretch(&mut self) -> Option<Stretch> {
-        self.stretches.pop_front()
+        let next = self.left.pop_front()?;
+        self.stretches.get(next).cloned()
     }
 
     /// The same, of packs for as long as there is something of them: a mirror waits for these alone.
     pub fn next_stretch_of_packs(&mut self) -> Option<Stretch> {
-        let of_packs = |one: &Stretch| self.files[one.file].is_packs;
-        match self.stretches.iter().position(of_packs) {
-            Some(at) => self.stretches.remove(at),
+        let of_packs = |next: &usize| self.files[self.stretches[*next].file].is_packs;
+        match self.left.iter().position(of_packs) {
+            Some(at) => {
+                let next = self.left.remove(at)?;
+                self.stretches.get(next).cloned()
+            }
             None => self.next_stretch(),
         }
     }
@@ -182,6 +190,20 @@ impl Plan {
     pub fn has_packs(&self) -> bool {
         let mut packs = self.files.iter().filter(|file| file.is_packs);
         packs.all(|file| file.there.iter().all(|is_there| *is_there))
+    }
+
+    /// How much there is in all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.stretches
+            .iter()
+            .map(|it| it.range.end - it.range.start)
+            .sum()
+    }
+
+    /// Says all of it once more.
+    pub fn rewind(&mut self) {
+        self.left = (0..self.stretches.len()).collect();
     }
 
     /// It is there, and was found right.
