@@ -255,6 +255,8 @@ pub(super) struct Download {
     refused: usize,
     /// Whether a mirror waits for its packs.
     is_for_mirror: bool,
+    /// So many bytes have come.
+    came_bytes: u64,
     ends: FailOnDrop,
 }
 
@@ -270,6 +272,7 @@ impl Download {
             again: VecDeque::new(),
             refused: 0,
             is_for_mirror: false,
+            came_bytes: 0,
         }
     }
 
@@ -291,6 +294,11 @@ impl Download {
     /// Whether something can be.
     pub(super) fn has_begun(&self) -> bool {
         self.made.archive.fanout.wire_bytes() > 0
+    }
+
+    /// Whether half of it is there, whatever of it.
+    pub(super) fn is_half(&self) -> bool {
+        self.came_bytes >= self.made.plan.bytes().div_ceil(2)
     }
 
     /// Goes on until all is there, or `is_enough`.
@@ -322,11 +330,9 @@ impl Download {
                 }
                 Err(why) => return Err(why),
             }
-            if jobs
-                .catalog
-                .usage
-                .add(stretch.range.end - stretch.range.start)
-            {
+            let bytes = stretch.range.end - stretch.range.start;
+            self.came_bytes += bytes;
+            if jobs.catalog.usage.add(bytes) {
                 jobs.sweep_wanted.notify_one();
             }
             self.made.plan.note(&stretch);

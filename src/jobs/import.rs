@@ -130,6 +130,24 @@ impl Jobs {
         }))
     }
 
+    /// Waits until half of what was begun is here.
+    pub(super) async fn half_of(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        mut import: Import,
+    ) -> Option<Import> {
+        let is_half = |download: &Download| download.is_half();
+        match import.download.run_until(self, repo, is_half).await {
+            Ok(()) => Some(import),
+            Err(why) => {
+                self.note_not_imported(repo, &why);
+                let snapshot = Some(import.known.snapshot);
+                spawn_local(self.clone().tell_broken(repo.clone(), snapshot, why));
+                None
+            }
+        }
+    }
+
     /// Whether it is what was asked for, and can be kept.
     pub(super) fn check(&self, repo: &Repo, want: &Want, known: &Known) -> Result<(), ShareError> {
         let meta = &known.meta;

@@ -1,4 +1,8 @@
 //! What another server has shared takes the place of a build.
+//!
+//! Where a clone runs already for that both go on, and the faster one wins: the clone if it is done before half of what is
+//! shared has come; else that is served, for what is left of it takes no longer than what has come. The clone is given up
+//! once all of that is here, so that nothing is lost by a store that trickles or fails.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +12,8 @@ use tokio::task::spawn_local;
 
 use super::asker::{Asker, ClientPart};
 use super::build::unwanted;
+use super::clone::Ended;
+use super::flights::Flight;
 use super::import::Import;
 use super::shared::place_of;
 use super::state::Jobs;
@@ -59,28 +65,32 @@ impl Jobs {
         }
     }
 
-    /// Serves what was begun to be taken.
+    /// Serves what was begun to be taken; whether all of it is here then.
     async fn serve_shared(
         self: &Rc<Self>,
         (repo, permit): (&Arc<Repo>, Permit),
         (import, taking): (Import, Option<Taking>),
         is_asked_for: bool,
-    ) {
+    ) -> bool {
         permit.started(Ok(import.archive()));
-        let taken = self.finish_import(repo, import, taking.as_ref());
-        if let Some((archive, epoch)) = taken.await {
+        let taken = self.finish_import(repo, import, taking.as_ref()).await;
+        let is_taken = taken.is_some();
+        if let Some((archive, epoch)) = taken {
             self.publish(repo, archive, epoch).await;
             // What another server has seen says nothing of what there is now.
             self.plan(repo, None);
-            if repo.is_mirrored() {
-                // The mirror was made of its packs before it was whole, and has moved on.
-                self.rebuild(repo, Cause::Timer);
-            }
             // What nobody has asked for waits for its turn: a server that starts with much takes no mirrors.
             if is_asked_for || repo.asked.is_in_use() {
                 spawn_local(self.clone().look_soon(repo.clone()));
             }
         }
+        // The next build can begin when nobody holds the permit any more.
+        drop(permit);
+        if repo.is_mirrored() {
+            // Somebody has cloned it meanwhile, or it was made of these packs before all was whole, and has moved on.
+            self.rebuild(repo, Cause::Timer);
+        }
+        is_taken
     }
 
     /// Gives a permit back once there is the mirror that its build needs. What another server has shared meanwhile is served
@@ -94,19 +104,25 @@ impl Jobs {
         match self.mirror_or_shared(&permit, asker, part).await? {
             Made::Mirror(Ok(_)) => return Some(permit),
             Made::Mirror(Err(why)) => permit.refuse(why),
-            Made::Shared(import) => {
+            Made::Shared(import, clone) => {
                 let repo = permit.repo().clone();
                 let is_asked_for = asker.cause == Cause::Asked;
-                self.serve_shared((&repo, permit), (*import, None), is_asked_for)
-                    .await;
+                let served = self.serve_shared((&repo, permit), (*import, None), is_asked_for);
+                if !served.await {
+                    // Whoever asks again has what it has come to.
+                    spawn_local(async move {
+                        if let Some(clone) = clone {
+                            clone.end().await;
+                        }
+                    });
+                }
             }
         }
         None
     }
 
     /// Waits for a mirror. Where another server, which has perhaps begun to clone before, shares a snapshot meanwhile, that is
-    /// begun to be taken instead, and the clone is given up unless somebody else waits for it. Nothing if nobody wants the build
-    /// any more.
+    /// taken beside the clone, and is what this gives if it is the faster one. Nothing if nobody wants the build any more.
     async fn mirror_or_shared(
         self: &Rc<Self>,
         permit: &Permit,
@@ -127,7 +143,8 @@ impl Jobs {
             let begun = tokio::select! {
                 biased;
                 mirrored = &mut mirrored => return Some(Made::Mirror(mirrored)),
-                begun = self.begin_import(repo, want) => begun,
+                () = unwanted(permit) => return None,
+                begun = self.begin_import_beside(repo, want) => begun,
             };
             if let Some(import) = begun {
                 let repository = &*repo.name;
@@ -135,9 +152,16 @@ impl Jobs {
                     repository,
                     "another server has shared it before it was cloned"
                 );
-                return Some(Made::Shared(Box::new(import)));
+                let clone = self.cloning.running(&repo.name);
+                return Some(Made::Shared(Box::new(import), clone));
             }
         }
+    }
+
+    /// Begins to take what is shared, and gives it once half of it is here.
+    async fn begin_import_beside(self: &Rc<Self>, repo: &Arc<Repo>, want: &Want) -> Option<Import> {
+        let import = self.begin_import(repo, want).await?;
+        self.half_of(repo, import).await
     }
 
     /// Ready once the head of a repository without a mirror names a snapshot, by another write than was seen.
@@ -172,6 +196,6 @@ impl Jobs {
 enum Made {
     /// That, or none.
     Mirror(Result<bool, StartError>),
-    /// What takes its place.
-    Shared(Box<Import>),
+    /// What takes its place, and the clone that goes on for as long as somebody has this.
+    Shared(Box<Import>, Option<Flight<Ended>>),
 }

@@ -1,14 +1,19 @@
-//! Packs that are taken over from a store piece by piece: nothing is fetched twice, and nobody waits for what nobody asks for.
+//! Packs that are taken over from a store piece by piece, and clones that a store is faster than: nothing is fetched twice,
+//! and nobody waits for what nobody asks for.
 
 use std::fs;
 use std::path::PathBuf;
 
 use super::bucket_server::BucketServer;
+use super::chaos::ways::{Link, UpstreamWay};
 use super::shared_store::{count, in_state, on_bucket, other, store_of, wait_shared};
 use super::store_adoption::{has_bitmap, mirror, packs, push_and_build, wait_one_tag};
+use super::support::client::End;
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
+use super::support::rng::Rng;
 use super::support::server::{Server, Settings};
+use super::support::upstream::Upstream;
 use super::support::wait;
 use super::{hit, small_lab};
 
@@ -206,4 +211,48 @@ fn a_lease_puts_off_joins_alone() {
         late.get(&lab::target("small")).expect(200);
         has_bitmap(&mirror(&lab, name).join("objects/pack"))
     });
+}
+
+/// A clone that goes on is not given up for a store that does not: the faster one is served.
+#[test]
+fn who_clones_goes_on_while_the_store_sends_nothing() {
+    let lab = small_lab();
+    for number in 0..4 {
+        // Most of it is in packs, and no more in the worktree.
+        let large = Rng::new(number).bytes(300_000);
+        repos::add_commit(&lab.upstream("small"), "main", "large.bin", &large);
+    }
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let upstream = Upstream::new(lab.upstreams());
+    let start = |name: &str| {
+        let way = UpstreamWay::new(upstream.address());
+        let mut environment = bucket.environment();
+        let proxy = format!("http://{}", way.address());
+        for (name, value) in [("http_proxy", &*proxy), ("no_proxy", "127.0.0.1")] {
+            environment.push((name.to_owned(), value.to_owned()));
+        }
+        let settings = Settings {
+            // Both must call it by one name.
+            upstreams: vec!["test=http://upstream.test/".to_owned()],
+            environment,
+            ..in_state(&lab, name)
+        };
+        let settings = settings.with(&["--store", "s3://farm"]);
+        (settings.with_fault("store-look-ms=100").start(), way)
+    };
+    let ((first, _way), (second, way)) = (start("first"), start("second"));
+    way.set(Link::Paused);
+    let cloned = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| second.get(&lab::target("small")).expect(200));
+        second.wait_logged("cloning from");
+        bucket.hold(Some(".pack."));
+        hit(&first, "small");
+        wait::until_true("it is begun to be taken", || bucket.holds() > 0);
+        way.set(Link::Open);
+        waiting.join().unwrap()
+    });
+    assert_eq!(cloned.end, End::Complete);
+    assert_eq!(count(&second, "imports", "done"), 0);
+    assert!(!second.log().contains("the clone is given up"));
+    bucket.hold(None);
 }

@@ -27,6 +27,8 @@ pub enum Link {
     Refused,
     /// Requests are taken, and nothing comes of them.
     Silent,
+    /// Requests are taken, and wait.
+    Paused,
 }
 
 /// What becomes of one request.
@@ -170,9 +172,11 @@ async fn treat(
     store: Store,
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, HttpError> {
+    let mut paused = shared.link.subscribe();
+    let _ = paused.wait_for(|link| *link != Link::Paused).await;
     let link = *shared.link.borrow();
     match link {
-        Link::Open => {}
+        Link::Open | Link::Paused => {}
         Link::Refused => return Err(cut()),
         Link::Silent => {
             let mut link = shared.link.subscribe();
@@ -280,6 +284,9 @@ impl UpstreamWay {
 const LOOK: Duration = Duration::from_millis(20);
 
 fn pass(client: &TcpStream, upstream: SocketAddr, link: &Mutex<Link>) -> std::io::Result<()> {
+    while *link.lock().unwrap() == Link::Paused {
+        std::thread::sleep(LOOK);
+    }
     let at_first = *link.lock().unwrap();
     match at_first {
         Link::Refused => return Ok(()),
@@ -289,7 +296,7 @@ fn pass(client: &TcpStream, upstream: SocketAddr, link: &Mutex<Link>) -> std::io
             }
             return Ok(());
         }
-        Link::Open => {}
+        Link::Open | Link::Paused => {}
     }
     let server = TcpStream::connect(upstream)?;
     std::thread::scope(|scope| {
