@@ -62,7 +62,8 @@ fn halves(folder: &Path) -> io::Result<Vec<PathBuf>> {
         let has = |end: &str| path.with_extension(end).exists();
         let keep = path.with_extension("keep");
         let is_kept = keep.exists() && !is_left(&keep);
-        !is_kept && !(has("pack") && has("idx"))
+        let is_whole = has("pack") && has("idx");
+        !is_kept && !is_whole
     });
     Ok(files)
 }
