@@ -1,4 +1,4 @@
-//! The protocol of the object store, in every order in which its steps can come ([`head`], [`lease`]).
+//! The protocol of the object store, in every order in which its steps can come ([`head`], [`adoption`], [`lease`]).
 //!
 //! The steps are those of the servers, and what a step does to a head is done by the functions of the product. What is
 //! bounded is how often something happens: that makes all orders few enough to look at each of them. The simulation does
@@ -6,6 +6,7 @@
 //!
 //! Each way in which one of the rules can be broken is a variant that the same properties must catch.
 
+mod adoption;
 mod collectors;
 mod head;
 mod lease;

@@ -17,7 +17,7 @@ pub struct About {
 
 /// Nothing that has expired up to then is in what is of it. It is raised by a swap and by nothing else: of two that have one
 /// number, but not by one swap, neither says anything of the other.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Generation {
     /// How many raises there were.
     pub number: u64,
