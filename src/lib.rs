@@ -198,8 +198,13 @@
 //! * A build that would begin with a clone looks there first (`jobs::import`). What it finds is one more archive that
 //!   grows: its files are downloaded by pieces, what it begins with first (`jobs::download`), and its frontier moves over
 //!   pieces that were compared with their checksums, whoever reads it. Once whole it is an entry as any other.
-//! * The mirror that follows begins with the packs of that entry and the refs of the head (`jobs::planted`): so servers
-//!   that began with one of them go on with its packs, and what they build has one `ETag`.
+//! * A mirror begins with the packs of that entry and the refs of the head (`jobs::planted`): so servers that began with one of them
+//!   go on with its packs, and what they build has one `ETag`. Where only the mirror is wanted, the packs come first. Of what
+//!   another version has shared it begins with the packs alone (`jobs::planted_others`).
+//! * What somebody has begun with at one server any other one lends (`jobs::lent`, [`archive`]'s `lending`): files that come as
+//!   they are read, and are no entry.
+//! * Of servers that show one archive in files of their own all but the one that has the lease come to the files that are shared
+//!   (`jobs::same_files`): so what each of them shares next is what is new.
 //! * Of servers that began by themselves and show the same all come to the packs that the head names (`jobs::adoption`, `mirror`'s
 //!   `others`): an own pack goes once what is reached of it is elsewhere, and what they build has one `ETag`, too.
 //!   What was downloaded for that is kept from one try to the next (`jobs::adopting`).

@@ -103,24 +103,24 @@ impl Lending {
 
     /// What was asked for is there, and is right.
     pub(crate) fn came(&self, file: usize, range: &Range<u64>) {
-        let mut state = self.lock();
-        let of = &mut state.files[file];
+        let mut all = self.lock();
+        let of = &mut all.files[file];
         let (first, last) = (of.number(range.start), of.number(range.end - 1));
         of.pieces[first..=last].fill(Piece::There);
-        state.call();
+        all.call();
     }
 
     /// No more will come.
     pub(crate) fn fail(&self, why: &str) {
-        let mut state = self.lock();
-        state.failed.get_or_insert_with(|| why.into());
-        state.call();
+        let mut all = self.lock();
+        all.failed.get_or_insert_with(|| why.into());
+        all.call();
     }
 
     /// Since when nobody reads it, if nobody does.
     pub(crate) fn alone(&self) -> Option<Instant> {
-        let state = self.lock();
-        (state.readers == 0).then_some(state.alone)
+        let all = self.lock();
+        (all.readers == 0).then_some(all.alone)
     }
 }
 
@@ -197,8 +197,8 @@ impl Borrower {
         (at, len): (u64, u64),
         context: &Context<'_>,
     ) -> Poll<Result<u64, Arc<str>>> {
-        let mut state = self.lending.lock();
-        let file = file.map_or(state.files.len() - 1, |number| number as usize);
+        let mut all = self.lending.lock();
+        let file = file.map_or(all.files.len() - 1, |number| number as usize);
         let goes_on = self.next.0 == file && at >= self.next.1;
         self.ahead_bytes = match goes_on {
             _ if self.next == (file, at) => self.ahead_bytes,
@@ -206,22 +206,18 @@ impl Borrower {
             false => LENT_AHEAD_BYTES_MIN,
         };
         self.next = (file, at);
-        if state.ask(file, at..at.saturating_add(self.ahead_bytes)) {
+        if all.ask(file, at..at.saturating_add(self.ahead_bytes)) {
             self.lending.is_asked.notify_one();
         }
-        let there = state.there(file, at).min(len);
+        let there = all.there(file, at).min(len);
         if there > 0 {
             return Poll::Ready(Ok(there));
         }
-        if let Some(why) = &state.failed {
+        if let Some(why) = &all.failed {
             return Poll::Ready(Err(why.clone()));
         }
-        if !state
-            .waiting
-            .iter()
-            .any(|one| one.will_wake(context.waker()))
-        {
-            state.waiting.push(context.waker().clone());
+        if !all.waiting.iter().any(|one| one.will_wake(context.waker())) {
+            all.waiting.push(context.waker().clone());
         }
         Poll::Pending
     }
@@ -244,9 +240,9 @@ pub(super) fn poll_borrowed(
 
 impl Drop for Borrower {
     fn drop(&mut self) {
-        let mut state = self.lending.lock();
-        state.readers -= 1;
-        state.alone = Instant::now();
+        let mut all = self.lending.lock();
+        all.readers -= 1;
+        all.alone = Instant::now();
     }
 }
 

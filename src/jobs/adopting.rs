@@ -183,7 +183,7 @@ impl Begun {
 
 impl KeptPacks {
     /// None yet, below a directory in the file system of the mirror.
-    pub(super) fn begin(tmp: &Path) -> io::Result<KeptPacks> {
+    pub(super) fn make_in(tmp: &Path) -> io::Result<KeptPacks> {
         // The next start removes what is there.
         let home = tempfile::Builder::new().prefix("packs-").tempdir_in(tmp)?;
         Ok(KeptPacks {
@@ -355,7 +355,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for is_more in [true, true, false] {
             drop(adoption.begin("b", Duration::ZERO));
-            let mut kept = KeptPacks::begin(dir.path()).unwrap();
+            let mut kept = KeptPacks::make_in(dir.path()).unwrap();
             kept.is_more = is_more;
             adoption.in_vain(Some(kept));
             assert_eq!(count(&adoption), if is_more { 1 } else { 2 });
@@ -364,9 +364,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_leaves_once_it_is_old_or_there_is_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut adoption = Adoption::default();
+        let keep = |adoption: &mut Adoption, ago_ms: u64| {
+            let mut kept = KeptPacks::make_in(dir.path()).unwrap();
+            let ago = Duration::from_millis(ago_ms);
+            kept.begun = kept.begun.checked_sub(ago).unwrap();
+            adoption.in_vain(Some(kept));
+        };
+        keep(&mut adoption, 0);
+        assert!(adoption.leave_kept(false).is_none());
+        adoption.leave_kept(true).unwrap().remove();
+        keep(&mut adoption, ADOPTION_KEPT_MS);
+        adoption.leave_kept(false).unwrap().remove();
+        assert!(adoption.take_kept().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn what_has_come_is_known_by_its_stretches() {
         let dir = tempfile::tempdir().unwrap();
-        let mut kept = KeptPacks::begin(dir.path()).unwrap();
+        let mut kept = KeptPacks::make_in(dir.path()).unwrap();
         let wanted = BTreeMap::from([("a".to_owned(), 100), ("b".to_owned(), 10)]);
         let begun = kept.begun("a", 100).unwrap();
         begun.open_or_make().unwrap().put(&[7; 10], 20).unwrap();

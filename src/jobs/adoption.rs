@@ -300,7 +300,7 @@ impl Jobs {
             let links = wanted.keys().map(|name| (kept.path(name), name.clone()));
             let (links, mirror) = (Vec::from_iter(links), repo.mirror.clone());
             let linked = spawn_blocking(move || {
-                link(&others, links)?;
+                link_kept(&others, links)?;
                 let why_not = are_indices.then(|| others.why_not(&mirror));
                 Ok::<_, MirrorError>((why_not.transpose()?.flatten(), others))
             });
@@ -326,7 +326,7 @@ impl Jobs {
             Some(kept) => kept,
             None => {
                 let tmp = self.catalog.state.tmp_dir();
-                let begun = spawn_blocking(move || KeptPacks::begin(&tmp)).await?;
+                let begun = spawn_blocking(move || KeptPacks::make_in(&tmp)).await?;
                 begun.map_err(|e| MirrorError::io("keep packs for", &repo.mirror, e))?
             }
         };
@@ -448,7 +448,7 @@ async fn check(
 }
 
 /// Has files that are kept among those that are to come into a mirror, too. Waits for the disk.
-fn link(others: &Others, links: Vec<(PathBuf, String)>) -> Result<(), MirrorError> {
+fn link_kept(others: &Others, links: Vec<(PathBuf, String)>) -> Result<(), MirrorError> {
     for (from, name) in links {
         if let Some(to) = others.place_of(&name) {
             let linked = fs::hard_link(&from, to);

@@ -19,7 +19,7 @@ use super::plane::Handle;
 use super::room::Need;
 use super::semaphores::refused;
 use super::state::Jobs;
-use super::take::TakenFor;
+use super::taking::TakenFor;
 use super::tip::TipJob;
 use super::tips::ColdSource;
 use super::workshop::Workshop;

@@ -291,12 +291,7 @@ impl Jobs {
             cloned = gits.each(&clone).await;
         }
         Semaphores::note_try(&self.semaphores.clones, &repo, &cloned);
-        let result = match &cloned {
-            Ok(_) => CloneResult::Complete,
-            Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
-            Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
-            Err(_) => CloneResult::Failed,
-        };
+        let result = result_of(&cloned);
         self.meter.add(Event::Clone(result), 1);
         if let Err(e) = &cloned
             && self.is_refused_to(by, e)
@@ -349,6 +344,15 @@ impl Jobs {
         self.note_compared(repo, Shown::Failed);
         duty.done(Err(why));
         self.heed(repo, error).await;
+    }
+}
+
+fn result_of(cloned: &Result<Made, MirrorError>) -> CloneResult {
+    match cloned {
+        Ok(_) => CloneResult::Complete,
+        Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
+        Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
+        Err(_) => CloneResult::Failed,
     }
 }
 

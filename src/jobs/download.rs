@@ -344,7 +344,13 @@ impl Download {
     /// Asks for so many stretches at once.
     fn ask(&mut self) {
         let are_packs_first = self.is_for_mirror && self.made.archive.fanout.readers() == 0;
-        while self.running.len() < DOWNLOADS_AT_ONCE {
+        // What somebody gets first has the store for itself.
+        let at_once = if self.has_begun() {
+            DOWNLOADS_AT_ONCE
+        } else {
+            1
+        };
+        while self.running.len() < at_once {
             let plan = &mut self.made.plan;
             let next = self.again.pop_front().or_else(|| match are_packs_first {
                 true => plan.next_stretch_of_packs(),
@@ -433,7 +439,13 @@ async fn fetch_once(
         if let Err(at) = stretch.check(&bytes) {
             return Err(broken(&part, format!("it is damaged at {at}")));
         }
-        Ok(file.put(&bytes, stretch.range.start)?)
+        file.put(&bytes, stretch.range.start)?;
+        Ok(file)
     });
-    put.await?
+    let file = put.await??;
+    if file.is_to_be_synced() {
+        // Nobody waits for it.
+        drop(spawn_blocking(move || file.sync()));
+    }
+    Ok(())
 }

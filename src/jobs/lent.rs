@@ -5,58 +5,25 @@
 //! the making, and goes a minute after its last reader. What may be lent the head says each time, as it was read a moment ago: what
 //! has expired is lent to nobody.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking, spawn_local};
 
 use super::download::{Bringing, Fetched, Files, Known};
-use super::flights::Flights;
 use super::import::read_known;
+use super::loans::{Key, Read};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::limits::{
-    DOWNLOAD_PIECE_BYTES, DOWNLOADS_AT_ONCE, LENT_HEADS_MAX, LENT_KEPT_MS, LENT_LOOK_MS, LENT_MAX,
-    LENT_TIDY_MS, STORE_FIRST_WAIT_MS,
+    DOWNLOAD_PIECE_BYTES, DOWNLOADS_AT_ONCE, LENT_KEPT_MS, LENT_LOOK_MS, LENT_MAX, LENT_TIDY_MS,
+    STORE_FIRST_WAIT_MS,
 };
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::store::remote::head::{Head, Snapshot};
-
-/// A repository, and the id of a snapshot of it.
-type Key = (Arc<str>, String);
-
-/// What was read of the head of a repository, and when; nothing if there is none, or nobody may have what it names.
-struct Read {
-    at: Instant,
-    head: Option<Rc<Head>>,
-}
-
-type Slot = Rc<Mutex<Option<Read>>>;
-
-/// See the module's text.
-#[derive(Default)]
-pub(super) struct Lent {
-    heads: RefCell<HashMap<Arc<str>, Slot>>,
-    running: RefCell<HashMap<Key, Arc<Archive>>>,
-    making: Flights<Key, Option<Arc<Archive>>>,
-}
-
-impl Lent {
-    /// Whoever comes while a head is read waits for that. Those that nobody reads make room where there are many.
-    fn slot(&self, name: &Arc<str>) -> Slot {
-        let mut heads = self.heads.borrow_mut();
-        if !heads.contains_key(name) && heads.len() >= LENT_HEADS_MAX {
-            heads.retain(|_, slot| Rc::strong_count(slot) > 1);
-        }
-        heads.entry(name.clone()).or_default().clone()
-    }
-}
 
 impl Jobs {
     /// The archive of a shared snapshot that has a part of this name.

@@ -41,6 +41,7 @@ mod leases;
 mod leaving;
 mod left;
 mod lent;
+mod loans;
 pub(crate) mod look;
 mod maintain;
 mod makings;

@@ -12,7 +12,7 @@ use super::archive_id::shown;
 use super::asker::Asker;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
-use super::take::TakenFor;
+use super::taking::TakenFor;
 use crate::archive::place::Archive;
 use crate::io::unkept::Unkept;
 use crate::limits::{REMOTE_META_BYTES_MAX, STORE_FIRST_WAIT_MS};

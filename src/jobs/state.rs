@@ -13,7 +13,7 @@ use super::askers::Askers;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::issuer_keys::IssuerKeys;
-use super::lent::Lent;
+use super::loans::Lent;
 use super::plane::{self, Handle, Queue};
 use super::question_turns::Questions;
 use super::room::Room;
@@ -198,8 +198,8 @@ impl Jobs {
         } = context;
         let policy = policy_of(&config, &permissions);
         let shared = Shared::of(store, &config, &meter);
-        let semaphores = Semaphores::new(&faults, &meter);
         Jobs {
+            semaphores: Semaphores::new(&faults, &meter),
             git: git_of(&config, via, own),
             config,
             catalog,
@@ -241,7 +241,6 @@ impl Jobs {
             absent: std::cell::RefCell::default(),
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
-            semaphores,
             sweep_wanted: tokio::sync::Notify::new(),
             sweeping: Semaphore::new(1),
             sweep_waiting: Semaphore::new(1),

@@ -17,23 +17,12 @@ use super::flights::Flight;
 use super::import::Import;
 use super::shared::place_of;
 use super::state::Jobs;
-use super::taking::Taking;
+use super::taking::{TakenFor, Taking};
 use crate::manifest::want::Want;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::store::remote::key::RandomId;
 use crate::telemetry::metrics::Cause;
-
-/// For whom a snapshot is taken from the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TakenFor {
-    /// Who asks for it.
-    Request,
-    /// Who may ask for it, by what was used lately.
-    Warmth,
-    /// A mirror, which is made of its packs.
-    Mirror,
-}
 
 impl Jobs {
     /// Serves what another server has shared, if it has, as it comes; else the permit is given back. Who waits for packs of what

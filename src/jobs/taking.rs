@@ -10,6 +10,17 @@ use tokio::sync::watch;
 
 use crate::archive::place::Archive;
 
+/// For whom a snapshot is taken from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakenFor {
+    /// Who asks for it.
+    Request,
+    /// Who may ask for it, by what was used lately.
+    Warmth,
+    /// A mirror, which is made of its packs.
+    Mirror,
+}
+
 /// A snapshot whose packs are all there, once they are.
 type Packs = Option<Arc<Archive>>;
 

@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::asker::Asker;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
-use super::take::TakenFor;
+use super::taking::TakenFor;
 use super::warmth::Warming;
 use crate::http::wire::route::RepoRef;
 use crate::limits::{STORE_FIRST_WAIT_MS, WARMED_AT_ONCE};

@@ -203,6 +203,15 @@ impl Repo {
         }
     }
 
+    /// The same archive lies in other files from here on, if it is the current one still.
+    pub(crate) fn replace_files(&self, archive: &Arc<Archive>, now: Arc<Archive>) -> bool {
+        debug_assert_eq!(archive.id, now.id);
+        let mut state = self.lock();
+        state.wants.change(&archive.want, |served| {
+            served.snapshot.replace_files(archive, now)
+        })
+    }
+
     /// There is a mirror that is kept like its upstream: such a repository stays known.
     pub(crate) fn set_kept(&self) {
         let mut state = self.lock();

@@ -79,7 +79,27 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 69] = [
+const WAITING: [Named; 73] = [
+    (
+        "src/jobs/adopting.rs",
+        "Begun::open_or_make",
+        "a thread, from `open_all`",
+    ),
+    (
+        "src/jobs/adopting.rs",
+        "KeptPacks::make_in",
+        "a thread, from `Jobs::kept_of`",
+    ),
+    (
+        "src/jobs/adoption.rs",
+        "link_kept",
+        "a thread, from `Jobs::download_packs`",
+    ),
+    (
+        "src/jobs/same_files.rs",
+        "sync",
+        "a thread, from `take_files_now`",
+    ),
     (
         "src/server/reload.rs",
         "InForce::anew",

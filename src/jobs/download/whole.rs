@@ -126,13 +126,13 @@ async fn open_all(
     kept: &mut KeptPacks,
     begun: Vec<(usize, Begun)>,
 ) -> Result<HashMap<usize, Arc<Incoming>>, ShareError> {
-    let open = move || {
+    let opened = spawn_blocking(move || {
         let open = |(number, begun): (usize, Begun)| {
             Ok::<_, EntryError>((number, Arc::new(begun.open_or_make()?)))
         };
         begun.into_iter().map(open).collect::<Result<_, _>>()
-    };
-    let opened = spawn_blocking(open).await?;
+    });
+    let opened = opened.await?;
     if opened.is_err() {
         // Somebody has removed it.
         kept.forget_all();

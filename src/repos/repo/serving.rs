@@ -416,15 +416,6 @@ impl Repo {
         before.map(|before| (before, is_expired))
     }
 
-    /// The same archive lies in other files from here on, if it is the current one still.
-    pub(crate) fn replace_files(&self, archive: &Arc<Archive>, now: Arc<Archive>) -> bool {
-        debug_assert_eq!(archive.id, now.id);
-        let mut state = self.lock();
-        state.wants.change(&archive.want, |served| {
-            served.snapshot.replace_files(archive, now)
-        })
-    }
-
     /// Takes the archive away if it is the current one of its want and nobody reads it.
     pub(crate) fn take_idle(&self, archive: &Arc<Archive>) -> bool {
         let mut state = self.lock();
