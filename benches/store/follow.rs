@@ -88,16 +88,16 @@ fn first(member: &Member) -> Duration {
 
 fn crowd(farm: &mut Farm<'_>, members: &[Member], figures: &mut Figures) {
     let fetches = |member: &Member| member.count("tarpon_fetches_total", &[]);
-    // One server first, then all three, as many clients at each.
+    // As many clients of one server first.
     let alone = farm.pusher.change(10).commit;
-    let one = ask(&members[..1], &alone);
+    let one = ask((&members[..1], 90), &alone);
     for member in members {
         follows(member, &alone);
         member.settle();
     }
     let before: Vec<u64> = members.iter().map(fetches).collect();
     let pushed = farm.pusher.change(10).commit;
-    let three = ask(members, &pushed);
+    let three = ask((members, 30), &pushed);
     let most = members
         .iter()
         .zip(before)
@@ -106,7 +106,7 @@ fn crowd(farm: &mut Farm<'_>, members: &[Member], figures: &mut Figures) {
     figures.at_most("a push, 3 x 30 clients: fetches of a server", most, 1.0, "");
     let share = three.as_secs_f64() / one.as_secs_f64();
     figures.note(
-        "a push, 30 clients of one server: longest wait",
+        "a push, 90 clients of one server: longest wait",
         ms(one),
         "ms",
     );
@@ -133,14 +133,14 @@ fn crowd(farm: &mut Farm<'_>, members: &[Member], figures: &mut Figures) {
     );
 }
 
-/// 30 clients of each ask for that commit at once; how long the last of them waits for its first byte.
-fn ask(members: &[Member], commit: &str) -> Duration {
+/// So many clients of each ask for that commit at once; how long the last of them waits for its first byte.
+fn ask((members, each): (&[Member], usize), commit: &str) -> Duration {
     let target = format!("{}?commit={commit}", target(NAME));
     let began = Instant::now();
     std::thread::scope(|scope| {
         let all = members
             .iter()
-            .flat_map(|member| std::iter::repeat_n(member, 30));
+            .flat_map(|member| std::iter::repeat_n(member, each));
         let clients = all.map(|member| {
             let target = &target;
             scope.spawn(move || {

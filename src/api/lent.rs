@@ -8,6 +8,9 @@ use crate::archive::place::Archive;
 use crate::http::wire::Method;
 use crate::manifest::want::Want;
 
+/// What no archive has.
+const NO_TAG: &str = "\"none\"";
+
 impl Core {
     /// Whether what is asked for may be one of those that are shared, and may be had unasked.
     fn may_be_lent(&self, asked: &Asked<'_, '_>) -> bool {
@@ -35,7 +38,9 @@ impl Core {
     /// The archive that a request names by its tag, if that is none of those that are here.
     pub(super) async fn lent_archive(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
         let is_named = !asked.head.if_match.is_absent() || asked.head.if_range.is_some();
-        if !is_named || !self.may_be_lent(asked) {
+        // Who takes any has not begun with one.
+        let is_any = names_tag(asked.head, NO_TAG);
+        if !is_named || is_any || !self.may_be_lent(asked) {
             return None;
         }
         let current = asked.repo.current();

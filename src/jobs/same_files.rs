@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{spawn_blocking, spawn_local};
 
+use super::asker::Asker;
 use super::download::{Files, Known};
 use super::import::{aside, known};
 use super::shared::{ShareError, Shared, causes, place_of};
@@ -27,7 +28,7 @@ use crate::repos::repo::Repo;
 use crate::store::remote::entry::EntryError;
 use crate::store::remote::head::Snapshot;
 use crate::store::staging::Staging;
-use crate::telemetry::metrics::{AdoptionResult, Event};
+use crate::telemetry::metrics::{AdoptionResult, Cause, Event};
 
 /// An entry in the making, and the paths of those of its files that are to come.
 struct Begun {
@@ -131,23 +132,38 @@ impl Jobs {
         // Or publishing would wait for the disk while nobody may build.
         spawn_blocking(move || places.values().try_for_each(|path| sync(path))).await??;
         // Nobody builds on the files that go from here on.
-        let Some(_permit) = repo.build_again(&archive.want) else {
+        let Some(permit) = repo.build_again(&archive.want) else {
             return Ok(None);
         };
-        let (of, name) = (archive.clone(), repo.name.clone());
-        let is_current = |archive: &Arc<Archive>| {
-            let current = repo.archive_of(&want);
-            current.is_some_and(|current| Arc::ptr_eq(&current, archive))
-        };
-        if !is_current(archive) {
-            return Ok(None);
+        let put = self.put_files((repo, archive), known, (staging, aside));
+        let put = put.await;
+        // Whoever has asked for something newer meanwhile waits for it.
+        if !permit.end_unless_wanted() {
+            let building = self.clone();
+            let building = building.build_here(permit, Asker::of(Cause::Asked), None);
+            spawn_local(building);
         }
+        Ok(put?.then_some(bytes))
+    }
+
+    /// Has the files in the place of those that are there; `false` if these are not served any more.
+    async fn put_files(
+        &self,
+        (repo, archive): (&Arc<Repo>, &Arc<Archive>),
+        known: Known,
+        (staging, aside): (Unkept<Staging>, Vec<(&'static str, Vec<u8>)>),
+    ) -> Result<bool, ShareError> {
+        let current = repo.archive_of(&archive.want);
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
+            return Ok(false);
+        }
+        let (id, name) = (archive.id, repo.name.clone());
         let published = spawn_blocking(move || {
             let mut staging = staging.take().ok_or(ShareError::Short)?;
             for (name, bytes) in aside {
                 staging.write_aside(name, &bytes)?;
             }
-            let dir = staging.publish(of.id, &known.meta_bytes)?;
+            let dir = staging.publish(id, &known.meta_bytes)?;
             Ok::<_, ShareError>(Archive::found(name, dir, known.meta))
         });
         let taken = Arc::new(published.await??);
@@ -158,7 +174,7 @@ impl Jobs {
         taken.touch();
         self.catalog.retired.replaced_by(&taken);
         repo.replace_files(archive, taken);
-        Ok(Some(bytes))
+        Ok(true)
     }
 }
 
