@@ -301,6 +301,30 @@ impl Download {
         self.came_bytes >= self.made.plan.bytes().div_ceil(2)
     }
 
+    /// What it begins with has come before anything was asked for, if it is that.
+    pub(super) async fn take_first(
+        &mut self,
+        jobs: &Jobs,
+        bytes: Vec<u8>,
+    ) -> Result<(), ShareError> {
+        let Some(stretch) = self.made.plan.next_stretch() else {
+            return Ok(());
+        };
+        let is_spool = stretch.file + 1 == self.made.files.len();
+        let is_it = is_spool && stretch.range == (0..bytes.len() as u64);
+        if !is_it || stretch.check(&bytes).is_err() {
+            self.again.push_back(stretch);
+            return Ok(());
+        }
+        let file = self.made.files[stretch.file].clone();
+        spawn_blocking(move || file.put(&bytes, 0)).await??;
+        if jobs.catalog.usage.add(stretch.range.end) {
+            jobs.sweep_wanted.notify_one();
+        }
+        self.made.plan.note(&stretch);
+        Ok(self.advance()?)
+    }
+
     /// Goes on until all is there, or `is_enough`.
     pub(super) async fn run_until(
         &mut self,

@@ -15,7 +15,7 @@ use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use super::taking::Taking;
 use crate::archive::place::Archive;
-use crate::limits::{REMOTE_TRIES_MAX, STORE_BEGIN_WAIT_MS, STORE_FIRST_WAIT_MS};
+use crate::limits::{REMOTE_TRIES_MAX, STORE_BEGIN_WAIT_MS, STORE_FIRST_WAIT_MS, SUM_PIECE_BYTES};
 use crate::manifest::meta::Meta;
 use crate::manifest::outline::OUTLINE_NAME;
 use crate::manifest::parts::{MANIFEST_NAME, Manifest};
@@ -95,9 +95,9 @@ impl Jobs {
     ) -> Result<Option<Import>, ShareError> {
         let (place, began) = (place_of(repo), Instant::now());
         let wait_ms = STORE_FIRST_WAIT_MS;
-        let known = known(shared, (&repo.name, &place), want);
+        let known = known_with_first(shared, (&repo.name, &place), want);
         let known = tokio::time::timeout(Duration::from_millis(wait_ms), known).await;
-        let Some(known) = known.map_err(|_| ShareError::Slow { wait_ms })?? else {
+        let Some((known, first)) = known.map_err(|_| ShareError::Slow { wait_ms })?? else {
             return Ok(None);
         };
         self.check(repo, want, &known)?;
@@ -117,6 +117,9 @@ impl Jobs {
         archive.set_seen_elsewhere(known.snapshot.compared_unix_ms.max(1));
         archive.set_offered(true);
         self.shop.add_running(&archive.fanout);
+        if let Some(first) = first {
+            download.take_first(self, first).await?;
+        }
         let wait_ms = STORE_BEGIN_WAIT_MS;
         let begins = download.run_until(self, repo, Download::has_begun);
         let begun = tokio::time::timeout(Duration::from_millis(wait_ms), begins).await;
@@ -319,12 +322,52 @@ impl Jobs {
     }
 }
 
+/// What is known of a snapshot, and what its archive most likely begins with, which nobody waits for any longer than for that.
+async fn known_with_first(
+    shared: &Shared,
+    (name, place): (&Arc<str>, &Place),
+    want: &Want,
+) -> Result<Option<(Known, Option<Vec<u8>>)>, ShareError> {
+    let Some((head, snapshot)) = valid(shared, (name, place), want).await? else {
+        return Ok(None);
+    };
+    let first = first_of(&head, &snapshot).map(|(key, bytes)| (place.part(key), bytes));
+    let first = async {
+        let (key, bytes) = first?;
+        shared.objects.get_range(&key, 0..bytes).await.ok()
+    };
+    let known = read_known(shared, place, (head, snapshot));
+    let (known, first) = tokio::join!(known, first);
+    Ok(Some((known?, first)))
+}
+
+/// The spool file of a snapshot, which stands before its metadata, and how long the first piece of it is.
+fn first_of<'s>(head: &Head, snapshot: &'s Snapshot) -> Option<(&'s PartKey, u64)> {
+    let is_meta = |key: &PartKey| key.name().starts_with(META);
+    let at = snapshot.parts.iter().position(is_meta)?;
+    let key = snapshot.parts.get(at.checked_sub(1)?)?;
+    let bytes = head.stored(key)?.bytes.min(SUM_PIECE_BYTES);
+    (bytes > 0).then_some((key, bytes))
+}
+
 /// Reads what is known of a snapshot; nothing if there is none.
 pub(super) async fn known(
     shared: &Shared,
     (name, place): (&Arc<str>, &Place),
     want: &Want,
 ) -> Result<Option<Known>, ShareError> {
+    match valid(shared, (name, place), want).await? {
+        Some(found) => read_known(shared, place, found).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The snapshot that a head shows, if it may be served.
+async fn valid(
+    shared: &Shared,
+    (name, place): (&Arc<str>, &Place),
+    want: &Want,
+) -> Result<Option<(Head, Snapshot)>, ShareError> {
     let base = shared.base(name, place).await?;
     // What is there may have what has expired since, or here.
     if base.is_below() || shared.memories.due(place).await?.is_some() {
@@ -332,10 +375,8 @@ pub(super) async fn known(
     }
     let head = base.head;
     let current = head.current(&shared.about(want));
-    let Some(snapshot) = current.filter(|it| head.is_valid(it)).cloned() else {
-        return Ok(None);
-    };
-    read_known(shared, place, (head, snapshot)).await.map(Some)
+    let snapshot = current.filter(|it| head.is_valid(it)).cloned();
+    Ok(snapshot.map(|snapshot| (head, snapshot)))
 }
 
 /// The same of one of its snapshots.
