@@ -185,7 +185,7 @@ pub(crate) const FAMILIES: [Family; 64] = [
         kind: Kind::Counter,
         label: "result",
         values: AdoptionResult::NAMES,
-        help: "Packs of --store that were to take the place of a mirror's own, where both show the same: they have (done), but for what they lack (kept), they wait for who is in the way or for room (put_off), or could not be had (failed).",
+        help: "Packs of --store that were to take the place of a mirror's own, or files of a snapshot, where both show the same: they have (done), but for what they lack (kept), they wait for who is in the way or for room (put_off), or could not be had (failed).",
     },
     Family {
         id: Id::StoreRequests,
