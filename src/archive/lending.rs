@@ -161,7 +161,9 @@ impl State {
     fn there(&self, file: usize, at: u64) -> u64 {
         let of = &self.files[file];
         let first = of.number(at);
-        let there = of.pieces[first..].iter();
+        // No more than a reader has asked for ahead of him: a core looks at it for each stretch that it sends.
+        let most = (LENT_AHEAD_BYTES_MAX / of.piece_bytes + 1) as usize;
+        let there = of.pieces[first..].iter().take(most);
         let count = there.take_while(|piece| **piece == Piece::There).count();
         of.range(first..first + count).end.saturating_sub(at)
     }

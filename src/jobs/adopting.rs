@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::io::unkept::Unkept;
 use crate::limits::{ADOPTION_KEPT_MS, ADOPTION_WAIT_DOUBLED_MAX};
 use crate::store::remote::entry::{EntryError, Incoming};
 
@@ -26,17 +27,10 @@ pub(super) struct Adoption {
     vain: Option<Vain>,
     /// What they have downloaded.
     kept: Option<KeptPacks>,
-    /// Somebody takes over files, or has tried in vain and does not until then.
-    files: FilesTaken,
-}
-
-/// How the files of a snapshot take the place of those of the same archive here.
-#[derive(Debug, Default, Clone, Copy)]
-enum FilesTaken {
-    #[default]
-    Idle,
-    Running,
-    PutOff(Instant),
+    /// What whoever takes over files of the same archive holds.
+    at_files: Weak<()>,
+    /// They are not taken over before.
+    files_again: Option<Instant>,
 }
 
 /// Tries to take over the packs of one archive.
@@ -95,22 +89,20 @@ impl Adoption {
         self.kept.take_if(leaves)
     }
 
-    /// Whether files are to be taken over now; if so that has begun.
-    pub(super) fn begin_files(&mut self) -> bool {
-        let begins = match self.files {
-            FilesTaken::Idle => true,
-            FilesTaken::Running => false,
-            FilesTaken::PutOff(until) => until <= Instant::now(),
-        };
-        if begins {
-            self.files = FilesTaken::Running;
+    /// Whether files are to be taken over now; if so that has begun, for as long as what this gives is there.
+    pub(super) fn begin_files(&mut self) -> Option<Rc<()>> {
+        let is_late = self.files_again.is_none_or(|again| again <= Instant::now());
+        if self.at_files.strong_count() > 0 || !is_late {
+            return None;
         }
-        begins
+        let at_files = Rc::new(());
+        self.at_files = Rc::downgrade(&at_files);
+        Some(at_files)
     }
 
-    /// It has ended; in vain if it is put off until then.
-    pub(super) fn end_files(&mut self, put_off: Option<Instant>) {
-        self.files = put_off.map_or(FilesTaken::Idle, FilesTaken::PutOff);
+    /// They are taken over no sooner than that, for it was in vain; else at any time.
+    pub(super) fn end_files(&mut self, again: Option<Instant>) {
+        self.files_again = again;
     }
 
     /// The mirror has the packs of an archive.
@@ -138,7 +130,8 @@ impl Adoption {
 /// Files of packs on their way into a mirror, in a directory that goes with this.
 #[derive(Debug)]
 pub(super) struct KeptPacks {
-    home: Home,
+    /// What is left of it is removed beside the plane.
+    home: Unkept<TempDir>,
     begun: Instant,
     /// By their names.
     files: HashMap<String, Coming>,
@@ -187,7 +180,7 @@ impl KeptPacks {
         // The next start removes what is there.
         let home = tempfile::Builder::new().prefix("packs-").tempdir_in(tmp)?;
         Ok(KeptPacks {
-            home: Home(Some(home)),
+            home: Unkept::new(home),
             begun: Instant::now(),
             files: HashMap::new(),
             is_more: false,
@@ -196,7 +189,8 @@ impl KeptPacks {
 
     /// Where a file is.
     pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
+        let home = self.home.get().map_or(Path::new(""), TempDir::path);
+        home.join(name)
     }
 
     /// Keeps those of these names and lengths; gives where others are, which are to be removed.
@@ -279,29 +273,8 @@ impl KeptPacks {
     }
 
     /// Waits for the disk.
-    pub(super) fn remove(mut self) {
-        drop(self.home.0.take());
-    }
-}
-
-/// What is left of it is removed beside the plane.
-#[derive(Debug)]
-struct Home(Option<TempDir>);
-
-impl Home {
-    fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), TempDir::path)
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        // Outside of the plane nobody waits for it.
-        if let Some(home) = self.0.take()
-            && let Ok(plane) = tokio::runtime::Handle::try_current()
-        {
-            plane.spawn_blocking(move || drop(home));
-        }
+    pub(super) fn remove(self) {
+        drop(self.home.take());
     }
 }
 

@@ -165,7 +165,7 @@ impl Jobs {
         drop((turn, at_it));
     }
 
-    fn adoption_turn(&self) -> Duration {
+    pub(super) fn adoption_turn(&self) -> Duration {
         Duration::from_millis(self.faults.store_turn_ms.unwrap_or(ADOPTION_TURN_MS))
     }
 

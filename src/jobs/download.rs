@@ -317,7 +317,11 @@ impl Download {
             return Ok(());
         }
         let file = self.made.files[stretch.file].clone();
-        spawn_blocking(move || file.put(&bytes, 0)).await??;
+        if spawn_blocking(move || file.put(&bytes, 0)).await?.is_err() {
+            // It is asked for with the others, and room is made.
+            self.again.push_back(stretch);
+            return Ok(());
+        }
         if jobs.catalog.usage.add(stretch.range.end) {
             jobs.sweep_wanted.notify_one();
         }
@@ -463,13 +467,7 @@ async fn fetch_once(
         if let Err(at) = stretch.check(&bytes) {
             return Err(broken(&part, format!("it is damaged at {at}")));
         }
-        file.put(&bytes, stretch.range.start)?;
-        Ok(file)
+        Ok(file.put(&bytes, stretch.range.start)?)
     });
-    let file = put.await??;
-    if file.is_to_be_synced() {
-        // Nobody waits for it.
-        drop(spawn_blocking(move || file.sync()));
-    }
-    Ok(())
+    put.await?
 }

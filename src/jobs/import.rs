@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 
 use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
@@ -117,11 +117,13 @@ impl Jobs {
         archive.set_seen_elsewhere(known.snapshot.compared_unix_ms.max(1));
         archive.set_offered(true);
         self.shop.add_running(&archive.fanout);
-        if let Some(first) = first {
-            download.take_first(self, first).await?;
-        }
         let wait_ms = STORE_BEGIN_WAIT_MS;
-        let begins = download.run_until(self, repo, Download::has_begun);
+        let begins = async {
+            if let Ok(Some(first)) = first.await {
+                download.take_first(self, first).await?;
+            }
+            download.run_until(self, repo, Download::has_begun).await
+        };
         let begun = tokio::time::timeout(Duration::from_millis(wait_ms), begins).await;
         begun.map_err(|_| ShareError::Slow { wait_ms })??;
         Ok(Some(Import {
@@ -322,23 +324,26 @@ impl Jobs {
     }
 }
 
-/// What is known of a snapshot, and what its archive most likely begins with, which nobody waits for any longer than for that.
+/// What its archive most likely begins with, which comes beside what is known of it.
+type First = JoinHandle<Option<Vec<u8>>>;
+
+/// What is known of a snapshot; that is waited for, and what comes beside it is not.
 async fn known_with_first(
     shared: &Shared,
     (name, place): (&Arc<str>, &Place),
     want: &Want,
-) -> Result<Option<(Known, Option<Vec<u8>>)>, ShareError> {
+) -> Result<Option<(Known, First)>, ShareError> {
     let Some((head, snapshot)) = valid(shared, (name, place), want).await? else {
         return Ok(None);
     };
     let first = first_of(&head, &snapshot).map(|(key, bytes)| (place.part(key), bytes));
-    let first = async {
+    let objects = shared.objects.clone();
+    let first = spawn_local(async move {
         let (key, bytes) = first?;
-        shared.objects.get_range(&key, 0..bytes).await.ok()
-    };
-    let known = read_known(shared, place, (head, snapshot));
-    let (known, first) = tokio::join!(known, first);
-    Ok(Some((known?, first)))
+        objects.get_range(&key, 0..bytes).await.ok()
+    });
+    let known = read_known(shared, place, (head, snapshot)).await?;
+    Ok(Some((known, first)))
 }
 
 /// The spool file of a snapshot, which stands before its metadata, and how long the first piece of it is.

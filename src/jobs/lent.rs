@@ -135,10 +135,13 @@ impl Jobs {
         match made.unwrap_or(Err(ShareError::Slow { wait_ms })) {
             Ok(bringing) => {
                 let archive = bringing.archive();
-                self.lent
-                    .running
-                    .borrow_mut()
-                    .insert(key.clone(), archive.clone());
+                let mut running = self.lent.running.borrow_mut();
+                // Others may have begun meanwhile.
+                if running.len() >= LENT_MAX {
+                    return None;
+                }
+                running.insert(key.clone(), archive.clone());
+                drop(running);
                 spawn_local(self.clone().keep_lending(repo, (snapshot, key), bringing));
                 Some(archive)
             }

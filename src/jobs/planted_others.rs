@@ -48,7 +48,8 @@ impl Jobs {
             .iter()
             .map(|part| part.bytes)
             .fold(0, u64::saturating_add);
-        if packs.is_empty() || bytes > self.catalog.usage.marks().high_bytes {
+        // A clone has room made for it.
+        if packs.is_empty() || !self.has_room(bytes).await {
             return Ok(None);
         }
         let refs = match &base.head.refs {

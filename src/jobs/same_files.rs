@@ -49,8 +49,12 @@ impl Jobs {
         if !takes || !repo.asked.is_in_use() || has_files_of(archive, current) {
             return;
         }
-        if shared.with_seen(&repo.name, |seen| seen.adoption.begin_files()) {
-            spawn_local(self.clone().take_files(repo.clone(), archive.clone()));
+        if let Some(at_it) = shared.with_seen(&repo.name, |seen| seen.adoption.begin_files()) {
+            let taking = self.clone().take_files(repo.clone(), archive.clone());
+            spawn_local(async move {
+                taking.await;
+                drop(at_it);
+            });
         }
     }
 
@@ -126,7 +130,11 @@ impl Jobs {
             }
         };
         let downloaded = Files::new(&place, &known)?.download_into(shared, &places, (stall, came));
-        let (downloaded, aside) = tokio::join!(downloaded, aside(shared, &place, &known));
+        let both = async { tokio::join!(downloaded, aside(shared, &place, &known)) };
+        // Others have their turn.
+        let Ok((downloaded, aside)) = tokio::time::timeout(self.adoption_turn(), both).await else {
+            return Ok(None);
+        };
         downloaded?;
         let aside = aside?;
         // Or publishing would wait for the disk while nobody may build.

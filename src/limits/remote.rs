@@ -100,8 +100,6 @@ pub const LENT_LOOK_MS: u64 = 10_000;
 /// and so many are remembered.
 pub const LENT_HEADS_MAX: usize = 64;
 
-/// After so many bytes of a file have come they are brought to the disk, while more come.
-pub const SYNCED_BYTES: u64 = 32 << 20;
 /// Most bytes that one request downloads,
 pub const DOWNLOAD_PIECE_BYTES: u64 = 4 << 20;
 /// so many at once for one snapshot,

@@ -33,38 +33,8 @@ impl Files {
         let begun = Vec::from_iter(begun);
         let files = open_all(kept, begun).await?;
         self.plan.rewind();
-        let (mut running, mut failed) = (JoinSet::new(), None);
-        loop {
-            while failed.is_none()
-                && running.len() < DOWNLOADS_AT_ONCE
-                && let Some(stretch) = self.plan.next_stretch()
-            {
-                let Some(file) = files.get(&stretch.file).cloned() else {
-                    continue;
-                };
-                if kept.has(self.name(&stretch), &stretch.range) {
-                    continue;
-                }
-                let part = self.parts[stretch.file].clone();
-                let by = (shared.objects.clone(), shared.downloads_behind.clone());
-                fetch_in_turn(&mut running, by, (part, stretch, file));
-            }
-            let next = tokio::time::timeout(stall, running.join_next()).await;
-            let wait_ms = stall.as_millis() as u64;
-            let Some(fetched) = next.map_err(|_| ShareError::Slow { wait_ms })? else {
-                return failed.map_or(Ok(()), Err);
-            };
-            let (stretch, fetched): Fetched = fetched?;
-            match fetched {
-                Ok(()) => {
-                    kept.note(self.name(&stretch), &stretch.range);
-                    came(stretch.range.end - stretch.range.start);
-                }
-                Err(why) => {
-                    failed.get_or_insert(why);
-                }
-            }
-        }
+        self.fetch_all(shared, (&files, Some(kept)), (stall, came))
+            .await
     }
 
     /// Downloads those files for which there is a place, by their paths, and which nobody waits for; tells of each stretch how
@@ -91,14 +61,30 @@ impl Files {
             made
         });
         let files = made.await??;
-        let mut running = JoinSet::new();
+        self.fetch_all(shared, (&files, None), (stall, &came)).await
+    }
+
+    /// Fetches all of these files, by their numbers, but what is kept of them.
+    async fn fetch_all(
+        &mut self,
+        shared: &Shared,
+        (files, mut kept): (&HashMap<usize, Arc<Incoming>>, Option<&mut KeptPacks>),
+        (stall, came): (Duration, &impl Fn(u64)),
+    ) -> Result<(), ShareError> {
+        let (mut running, mut failed) = (JoinSet::new(), None);
         loop {
-            while running.len() < DOWNLOADS_AT_ONCE
+            while failed.is_none()
+                && running.len() < DOWNLOADS_AT_ONCE
                 && let Some(stretch) = self.plan.next_stretch()
             {
                 let Some(file) = files.get(&stretch.file).cloned() else {
                     continue;
                 };
+                let is_there =
+                    |kept: &&mut KeptPacks| kept.has(self.name(&stretch), &stretch.range);
+                if kept.as_ref().is_some_and(is_there) {
+                    continue;
+                }
                 let part = self.parts[stretch.file].clone();
                 let by = (shared.objects.clone(), shared.downloads_behind.clone());
                 fetch_in_turn(&mut running, by, (part, stretch, file));
@@ -106,11 +92,20 @@ impl Files {
             let next = tokio::time::timeout(stall, running.join_next()).await;
             let wait_ms = stall.as_millis() as u64;
             let Some(fetched) = next.map_err(|_| ShareError::Slow { wait_ms })? else {
-                return Ok(());
+                return failed.map_or(Ok(()), Err);
             };
             let (stretch, fetched): Fetched = fetched?;
-            fetched?;
-            came(stretch.range.end - stretch.range.start);
+            match fetched {
+                Ok(()) => {
+                    if let Some(kept) = &mut kept {
+                        kept.note(self.name(&stretch), &stretch.range);
+                    }
+                    came(stretch.range.end - stretch.range.start);
+                }
+                Err(why) => {
+                    failed.get_or_insert(why);
+                }
+            }
         }
     }
 

@@ -5,14 +5,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::change::{About, NewSnapshot};
 use super::key::{hex, manifest_name, meta_name, outline_name, sums_name};
 use super::objects::Content;
 use super::publish::Contents;
 use super::sums::{KnownSums, SummedFile, Sums, Unchecked, pieces_of, sums_of};
-use crate::limits::{REMOTE_META_BYTES_MAX, SYNCED_BYTES};
+use crate::limits::REMOTE_META_BYTES_MAX;
 use crate::manifest::meta::{META_NAME, Meta, MetaError};
 use crate::manifest::outline::OUTLINE_NAME;
 use crate::manifest::parts::{MANIFEST_NAME, part_name};
@@ -157,8 +156,6 @@ fn frames_sums(
 pub struct Incoming {
     file: File,
     path: PathBuf,
-    /// What was written since that was last begun to be brought to the disk.
-    unwritten_bytes: AtomicU64,
 }
 
 impl Incoming {
@@ -170,12 +167,7 @@ impl Incoming {
         let made = OpenOptions::new().write(true).create_new(true).open(&path);
         let made = made.and_then(|file| file.set_len(bytes).map(|()| file));
         let file = made.map_err(EntryError::of("make", &path))?;
-        let unwritten_bytes = AtomicU64::new(0);
-        Ok(Incoming {
-            file,
-            path,
-            unwritten_bytes,
-        })
+        Ok(Incoming { file, path })
     }
 
     /// One that was begun before.
@@ -189,12 +181,7 @@ impl Incoming {
             false => Err(io::ErrorKind::InvalidData.into()),
         });
         let file = opened.map_err(EntryError::of("open", &path))?;
-        let unwritten_bytes = AtomicU64::new(0);
-        Ok(Incoming {
-            file,
-            path,
-            unwritten_bytes,
-        })
+        Ok(Incoming { file, path })
     }
 
     /// Puts a piece into its place.
@@ -203,21 +190,6 @@ impl Incoming {
     /// It cannot be written.
     pub fn put(&self, piece: &[u8], at: u64) -> Result<(), EntryError> {
         let put = self.file.write_all_at(piece, at);
-        put.map_err(EntryError::of("write", &self.path))?;
-        self.unwritten_bytes
-            .fetch_add(piece.len() as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether so much was written since that somebody is to bring it to the disk: what is left for the end is waited for then.
-    #[must_use]
-    pub fn is_to_be_synced(&self) -> bool {
-        let before = self.unwritten_bytes.load(Ordering::Relaxed);
-        before >= SYNCED_BYTES && self.unwritten_bytes.swap(0, Ordering::Relaxed) >= SYNCED_BYTES
-    }
-
-    /// Brings what was written to the disk. That it fails is said by who publishes it.
-    pub fn sync(&self) {
-        let _ = self.file.sync_data();
+        put.map_err(EntryError::of("write", &self.path))
     }
 }
